@@ -1,0 +1,204 @@
+"""Builds a run out of a configuration: the one place that knows all parts.
+
+`connect` is what a macro solver calls; `serve` is the other end of the `mpi` transport. Heavy packages are
+imported inside the functions, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuroscale_couple.errors import ArtifactError, CheckpointError
+from neuroscale_couple.values import Points
+
+if TYPE_CHECKING:
+    from neuroscale_couple.config.load import Loaded
+    from neuroscale_couple.loop import Loop, Parts
+    from neuroscale_couple.parallel import Split
+    from neuroscale_couple.physics.base import MicroProblem
+    from neuroscale_couple.surrogate.base import Surrogate
+    from neuroscale_couple.transport.base import Closure
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line adds to the configuration of a run.
+
+    overrides: nested keys that replace those of the file; label: name of the results folder inside the case's
+    """
+
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    resume: bool = False
+    label: str = "run"
+
+
+run_options = RunOptions()
+
+
+def connect(config: str | Path, comm: Any = None, points: Points | None = None) -> Closure:
+    """Connect a macro solver: the same call whatever the transport.
+
+    config: path of the YAML file; comm: mpi4py communicator of the macro ranks (None: serial)
+    points: the points this macro rank owns; without `phase` among their parameters the micro structures
+    come from the configuration.
+    Raises: ConfigError, ArtifactError, MicrostructureError, CheckpointError. Collective: yes, over comm.
+    """
+    from neuroscale_couple import parallel
+    from neuroscale_couple.config.load import load
+    from neuroscale_couple.transport import make_closure
+
+    loaded = load(Path(config), run_options.overrides)
+    if points is None:
+        raise TypeError("connect needs the points that this rank owns: connect(config, comm, points)")
+    if comm is not None:
+        parallel.check_world(comm)
+    return make_closure(loaded, results_folder(loaded), factory_for(loaded), comm, points)
+
+
+def serve(config: str | Path) -> None:
+    """Be the service of the `mpi` transport until the macro solver closes. Collective: yes, over the service ranks."""
+    from neuroscale_couple.config.load import load
+    from neuroscale_couple.transport import make_server
+
+    loaded = load(Path(config), run_options.overrides)
+    make_server(loaded, results_folder(loaded), factory_for(loaded)).run()
+
+
+def split_world(role: str = "macro") -> Split:
+    """Split the MPI world by role before anything else uses it; returns the local communicator.
+
+    Collective: yes, over MPI_COMM_WORLD of all programs of the job.
+    """
+    from neuroscale_couple import parallel
+
+    return parallel.split_world(role)
+
+
+def results_folder(loaded: Loaded) -> Path:
+    """Where a run writes: <output.folder>/<case>/<label>."""
+    folder = Path(loaded.config.neuroscale.output.folder)
+    return folder / loaded.folder.name / run_options.label
+
+
+def factory_for(loaded: Loaded) -> Any:
+    """A `ServiceFactory`: (points, comm) -> Loop."""
+
+    def factory(points: Points, comm: Any) -> Loop:
+        return build(loaded, points, comm)
+
+    return factory
+
+
+def build(loaded: Loaded, points: Points, comm: Any) -> Loop:
+    """The loop of one service rank. Collective: yes, over comm."""
+    from neuroscale_couple import parallel
+    from neuroscale_couple.loop import Loop
+
+    folder = results_folder(loaded)
+    parallel.set_threads(comm)
+    keep_freed_memory()
+    if parallel.rank(comm) == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_resolved(loaded, folder)
+    parallel.barrier(comm)
+    problem = _problem(loaded)
+    points = _with_microstructures(loaded, problem, points)
+    parts = _parts(loaded, problem, folder, comm)
+    if not run_options.resume or parts.checkpoint is None:
+        return Loop(parts, points, comm)
+    stored = parts.checkpoint.load()
+    if stored is None:
+        raise CheckpointError(f"--resume: there is no checkpoint in {folder}; start without --resume")
+    arrays, meta = stored
+    surrogate = _surrogate(Path(meta["model_path"]), problem, loaded) if meta["model_path"] else None
+    loop = Loop(_replace_surrogate(parts, surrogate), points, comm)
+    loop.restore(arrays, meta)
+    return loop
+
+
+def write_resolved(loaded: Loaded, folder: Path) -> None:
+    """Save the resolved configuration with the results."""
+    from neuroscale_couple.config.load import dump
+
+    (folder / "neuroscale.resolved.yaml").write_text(dump(loaded.config))
+
+
+def _problem(loaded: Loaded) -> MicroProblem:
+    from neuroscale_couple.physics import make_problem
+
+    return make_problem(loaded.config.neuroscale.problem)
+
+
+def _with_microstructures(loaded: Loaded, problem: MicroProblem, points: Points) -> Points:
+    from neuroscale_couple.physics.base import CellProblem
+    from neuroscale_couple.physics.microstructure import generate
+
+    parameters = dict(points.parameters)
+    if isinstance(problem, CellProblem) and "phase" not in parameters:
+        settings = loaded.config.neuroscale.microstructure
+        parameters["phase"] = generate(settings, points.ids, problem.grid[0], loaded.folder)
+    problem.check_parameters(parameters)
+    return Points(points.ids, points.coordinates, points.volumes, parameters)
+
+
+def _parts(loaded: Loaded, problem: MicroProblem, folder: Path, comm: Any) -> Parts:
+    from neuroscale_couple.checkpoint import Checkpoint
+    from neuroscale_couple.correction import make_corrections
+    from neuroscale_couple.fine import make_fine_solver
+    from neuroscale_couple.gate import make_gate
+    from neuroscale_couple.learning import make_learner
+    from neuroscale_couple.ledger import Ledger
+    from neuroscale_couple.loop import Parts
+
+    config = loaded.config.neuroscale
+    model = None
+    if config.model is not None and config.gate.open:
+        model = _surrogate(loaded.folder / config.model, problem, loaded)
+    return Parts(
+        problem=problem,
+        fine=make_fine_solver(config.fine, problem),
+        gate=make_gate(config.gate, problem, comm),
+        surrogate=model,
+        corrections=make_corrections(config.correction, problem, comm),
+        learner=make_learner(config.learning, config.training, problem, folder, comm),
+        ledger=Ledger(folder, comm),
+        checkpoint=Checkpoint(folder / "checkpoint", comm, digest=loaded.digest) if config.output.checkpoint else None,
+        on_failure=config.fine.on_failure,
+    )
+
+
+def _surrogate(path: Path, problem: MicroProblem, loaded: Loaded) -> Surrogate:
+    from neuroscale_couple.surrogate import load
+
+    if not path.exists():
+        raise ArtifactError(
+            f"{loaded.path}: neuroscale.model: no file {path}; train it with "
+            f"`neuroscale-couple train {loaded.path}`, or leave the key out to start on the fine solver"
+        )
+    return load(path, problem, device=loaded.config.neuroscale.fine.device)
+
+
+def _replace_surrogate(parts: Parts, surrogate: Surrogate | None) -> Parts:
+    from dataclasses import replace
+
+    return replace(parts, surrogate=surrogate)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep large freed blocks: page faults on temporaries cost 2-4x under load. No effect elsewhere."""
+    import ctypes
+    import sys
+
+    if not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None)
+    mallopt = getattr(libc, "mallopt", None)
+    if mallopt is None:
+        return
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3
+    mallopt(mmap_threshold, 1 << 30)
+    mallopt(trim_threshold, (1 << 31) - 1)
+    mallopt(top_pad, 64 << 20)

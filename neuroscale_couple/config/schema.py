@@ -1,0 +1,150 @@
+"""All configuration keys: type, unit, range, default and one sentence each. The single source.
+
+An unknown key is an error; `load.py` names the nearest one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Problem(Section):
+    """The micro problem; further keys are those of the problem's own settings."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = Field(description="conduction | composite, or package.module:Class of your own")
+    grid: int = Field(32, ge=4, le=4096, description="pixels per side of the micro structure on the finest scale")
+    scheme: Literal["rotated", "fourier"] = Field("rotated", description="discretisation of the periodic cell")
+
+
+class Microstructure(Section):
+    """Where the points' micro structures come from, unless the macro solver passes `phase` itself."""
+
+    kind: Literal["fibres", "blobs", "voronoi", "image"] = Field("fibres", description="generator, or a file of your own")
+    volume_fraction: tuple[Share, Share] = Field((0.1, 0.4), description="range of the inclusion share")
+    size: tuple[Positive, Positive] = Field((0.12, 0.25), description="range of the inclusion diameter, share of the cell")
+    seed: int = Field(1, description="random seed; a point's structure depends on seed and global id alone")
+    path: str | None = Field(None, description="PNG, .npy [y, x] or .npy [point, y, x] for kind: image")
+
+
+class Gate(Section):
+    """Who may answer, in terms of error."""
+
+    open: bool = Field(True, description="false: every point is answered by the fine solver")
+    tolerance: Positive = Field(0.02, description="relative error that an accepted answer may have")
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = Field(
+        0.95, description="share of accepted answers that must keep the tolerance"
+    )
+    audit: Share = Field(0.01, description="share of accepted points solved by the fine solver when a window has converged")
+    stages: tuple[str, ...] = Field(
+        ("domain", "uncertainty", "physical", "audit"), description="gate stages in order; package.module:Class of your own"
+    )
+    seed: int = Field(1, description="random seed of the audits")
+
+
+class Fine(Section):
+    """The trusted solver."""
+
+    solver: str = Field("fft_cell", description="fft_cell, or package.module:Class of your own")
+    tolerance: Positive = Field(1e-6, description="relative residual of a converged fine solve")
+    max_newton: int = Field(30, ge=1, description="Newton iterations before a solve counts as not converged")
+    max_cg: int = Field(400, ge=1, description="CG iterations per Newton iteration")
+    on_failure: Literal["stop", "keep"] = Field("stop", description="stop the run, or keep the surrogate's answer and flag it")
+    memory_mb: Positive = Field(2000.0, description="memory that one call may use, MB; a larger batch is split")
+    device: str = Field("auto", description="auto | cpu | cuda")
+
+
+class Learning(Section):
+    """Online active learning."""
+
+    mode: Literal["off", "store", "online"] = Field("store", description="off, store fine answers, or train during the run")
+    seconds: Positive = Field(20.0, description="time budget of one training between windows, s")
+    steps: int = Field(400, ge=1, description="optimiser steps of one training at most")
+    min_samples: int = Field(500, ge=10, description="new fine answers before a training starts")
+    max_trainings: int = Field(3, ge=0, description="trainings in one run at most")
+    hold_out: Share = Field(0.25, description="share of the points kept out of training, for validation and calibration")
+
+
+class Conserve(Section):
+    """One balance over all points: sum of volume * output is restored to the macro solver's total."""
+
+    output: str = Field(description="output column, e.g. stress.xx")
+
+
+class Correction(Section):
+    """What the mixed answer must satisfy."""
+
+    admissible: bool = Field(True, description="restore symmetry, definiteness and Voigt/Reuss bounds of surrogate tangents")
+    conserve: tuple[Conserve, ...] = Field((), description="balances; totals are passed by the macro solver")
+
+
+class Training(Section):
+    """Offline training of the artifact (`neuroscale-couple train`)."""
+
+    structures: int = Field(2000, ge=4, description="micro structures in the data set")
+    loads: int = Field(8, ge=1, description="load states per micro structure")
+    load_range: dict[str, tuple[float, float]] = Field(default_factory=dict, description="range of each input column")
+    epochs: int = Field(40, ge=1, description="passes over the training data")
+    members: int = Field(4, ge=2, description="members of the ensemble")
+    width: int = Field(32, ge=4, description="channels of the operator")
+    seed: int = Field(1, description="random seed")
+    hold_out: Share = Field(0.2, description="share of the micro structures kept for calibration and metrics")
+
+
+class Output(Section):
+    """Results."""
+
+    folder: str = Field("runs", description="results go to <folder>/<case>")
+    every: int = Field(1, ge=1, description="write fields every n windows")
+    checkpoint: bool = Field(True, description="write a checkpoint when a window has converged")
+
+
+class Neuroscale(Section):
+    """Our section of the configuration."""
+
+    transport: Literal["embedded", "mpi", "replay"] = Field("embedded", description="how the macro solver reaches us")
+    macro: str | None = Field(None, description="script of the macro solver that `run` starts, relative to the config")
+    problem: Problem
+    microstructure: Microstructure = Field(default_factory=Microstructure)
+    model: str | None = Field(None, description="artifact, relative to the config; absent: start on the fine solver")
+    gate: Gate = Field(default_factory=Gate)
+    fine: Fine = Field(default_factory=Fine)
+    learning: Learning = Field(default_factory=Learning)
+    correction: Correction = Field(default_factory=Correction)
+    training: Training = Field(default_factory=Training)
+    output: Output = Field(default_factory=Output)
+    settings: dict[str, Any] = Field(default_factory=dict, description="free values for the macro script")
+
+
+class DataName(Section):
+    """One data field of an interface."""
+
+    name: str
+
+
+class Interface(Section):
+    """One coupling mesh, as in the preCICE adapter configuration."""
+
+    mesh_name: str
+    read_data: tuple[DataName, ...] = ()
+    write_data: tuple[DataName, ...] = ()
+
+
+class Config(Section):
+    """The whole file: the preCICE adapter configuration plus our section."""
+
+    participant_name: str = "NeuroScale"
+    precice_config_file_path: str | None = None
+    interfaces: tuple[Interface, ...] = ()
+    neuroscale: Neuroscale

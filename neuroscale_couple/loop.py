@@ -1,0 +1,361 @@
+"""READ FIRST: what happens to a point, every iteration and every window.
+
+    receive -> admit -> predict -> accept -> solve_fine -> correct -> send      every iteration  (`evaluate`)
+                                                  commit -> learn               a converged window (`commit`)
+
+Within a window a point only ever moves up the ladder (coarse head -> fine head -> fine solver) and the surrogate
+never changes, so Newton and quasi-Newton iterations of the macro solver see one map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neuroscale_couple import parallel
+from neuroscale_couple.checkpoint import Checkpoint
+from neuroscale_couple.correction.base import Correction
+from neuroscale_couple.errors import FineSolverError, NeuroscaleError
+from neuroscale_couple.fine.base import FineSolver
+from neuroscale_couple.gate.chain import Gate
+from neuroscale_couple.ledger import Ledger, Timers
+from neuroscale_couple.learning.base import Learner
+from neuroscale_couple.physics.base import MicroProblem
+from neuroscale_couple.reasons import Reason, Source
+from neuroscale_couple.surrogate.base import Surrogate
+from neuroscale_couple.transport.base import State
+from neuroscale_couple.values import F64, I64, U8, Audit, Batch, FineAnswer, Points, Reply, relative_error
+
+NEVER = -(10**9)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of; `assemble.build` makes them from the configuration."""
+
+    problem: MicroProblem
+    fine: FineSolver
+    gate: Gate
+    surrogate: Surrogate | None = None
+    corrections: tuple[Correction, ...] = ()
+    learner: Learner | None = None
+    ledger: Ledger | None = None
+    checkpoint: Checkpoint | None = None
+    on_failure: str = "stop"
+
+
+class Loop:
+    """Answers the points of one service rank; implements `transport.base.Service`.
+
+    Collective: evaluate, commit, rollback, close.
+    """
+
+    def __init__(self, parts: Parts, points: Points, comm: Any = None) -> None:
+        self.parts, self.points, self.comm = parts, points, comm
+        self.inputs, self.outputs = parts.problem.inputs, parts.problem.outputs
+        self.surrogate = parts.surrogate
+        self.timers = Timers()
+        self.window = 0
+        n = len(points)
+        self.rung: U8 = np.zeros(n, dtype=np.uint8)  # lowest rung that may answer a point in this window
+        self.score: F64 = np.zeros(n)
+        self.last_fine: I64 = np.full(n, NEVER)  # window of a point's last fine answer
+        self.batch: Batch | None = None
+        self.reply: Reply | None = None
+        self.counts = Counts()
+        self.resumed_from: tuple[int, State] | None = None
+        parts.fine.attach(points)
+        for correction in parts.corrections:
+            correction.attach(points)
+        if parts.learner is not None:
+            parts.learner.attach(points)
+        self._install(self.surrogate)
+
+    # -- every iteration -------------------------------------------------------------------------------------
+
+    def evaluate(self, batch: Batch) -> Reply:
+        """Answer one iteration. Raises: FineSolverError, NeuroscaleError. Collective: yes."""
+        n = len(batch)
+        reply = Reply(
+            outputs=np.empty((n, self.outputs.size)),
+            tangent=np.empty((n, self.outputs.size, self.inputs.size)),
+            source=np.full(n, Source.FINE, dtype=np.uint8),
+            reason=np.zeros(n, dtype=np.uint8),
+            error=np.zeros(n),
+        )
+        cause: BaseException | None = None
+        try:
+            self._admit(batch, reply)
+            self._predict(batch, reply)
+            self._solve_fine(batch, reply)
+        except Exception as error:  # agreed below, so that no rank is left waiting in a collective
+            cause = error
+        parallel.agree(self.comm, cause, f"window {batch.window}, iteration {batch.iteration}")
+        self._correct(batch, reply)
+        return self._send(batch, reply)
+
+    def _admit(self, batch: Batch, reply: Reply) -> None:
+        with self.timers("gate"):
+            reply.reason[self.rung == Source.FINE] = Reason.HELD
+            self.parts.gate.admit(batch.inputs, reply.reason)
+
+    def _predict(self, batch: Batch, reply: Reply) -> None:
+        """Climb the ladder: each rung answers the points that no lower rung could."""
+        if self.surrogate is None:
+            return
+        rows = np.flatnonzero(reply.reason == 0)
+        for rung in self.surrogate.rungs:
+            here = rows[self.rung[rows] <= rung] if self.rung.any() else rows
+            if not len(here):
+                continue
+            refused = self._answer_on(rung, here, batch, reply)
+            rows = refused if len(here) == len(rows) else np.union1d(np.setdiff1d(rows, here), refused)
+
+    def _answer_on(self, rung: Source, rows: I64, batch: Batch, reply: Reply) -> I64:
+        """One rung: predict and accept. Returns the rows that were refused; their reason is set."""
+        assert self.surrogate is not None
+        everyone = len(rows) == len(batch)
+        inputs = batch.inputs if everyone else batch.inputs[rows]
+        with self.timers("surrogate"):
+            prediction = self.surrogate.predict(rung, rows, inputs)
+        with self.timers("gate"):
+            reason: U8 = np.zeros(len(rows), dtype=np.uint8)
+            error: F64 = np.zeros(len(rows))
+            self.parts.gate.accept(rung, inputs, prediction, error, reason)
+            at: Any = slice(None) if everyone else rows
+            reply.outputs[at], reply.tangent[at] = prediction.outputs, prediction.tangent
+            reply.error[at], reply.reason[at], self.score[at] = error, reason, prediction.score
+            reply.source[at] = rung
+            self.rung[at] = rung
+            return rows[np.flatnonzero(reason)]
+
+    def _solve_fine(self, batch: Batch, reply: Reply) -> None:
+        rows = np.flatnonzero(reply.reason)
+        if not len(rows):
+            return
+        answer = self._fine_answer(rows, batch)
+        if not answer.converged.all():
+            answer, rows = self._without_failures(answer, batch, reply)
+        reply.outputs[rows], reply.tangent[rows] = answer.outputs, answer.tangent
+        reply.source[rows], reply.error[rows] = Source.FINE, 0.0
+        self.rung[rows] = Source.FINE
+
+    def _fine_answer(self, rows: I64, batch: Batch) -> FineAnswer:
+        """The fine solver's answer; started from the fine head where its own last solve is old."""
+        everyone = len(rows) == len(batch)
+        inputs = batch.inputs if everyone else batch.inputs[rows]
+        guess = None
+        if self.surrogate is not None and not self.parts.gate.closed:
+            stale = np.flatnonzero(self.last_fine[rows] < self.window - 1)
+            with self.timers("surrogate"):
+                guess = self._guess(rows, stale, inputs)
+        with self.timers("fine"):
+            answer = self.parts.fine.solve(rows, inputs, guess)
+        self.last_fine[rows[answer.converged]] = self.window
+        self.counts.fine(answer)
+        if self.parts.learner is not None:
+            with self.timers("learning"):
+                self.parts.learner.observe(self.window, inputs, answer)
+        return answer
+
+    def _guess(self, rows: I64, stale: I64, inputs: F64) -> Any:
+        """Fields [m, c, y, x] of the fine head for the stale rows, NaN for the others; None if there are none."""
+        assert self.surrogate is not None
+        fields = self.surrogate.fields(rows[stale], inputs[stale]) if len(stale) else None
+        if fields is None or len(stale) == len(rows):
+            return fields
+        guess = np.full((len(rows), *fields.shape[1:]), np.nan, dtype=fields.dtype)
+        guess[stale] = fields
+        return guess
+
+    def _without_failures(self, answer: FineAnswer, batch: Batch, reply: Reply) -> tuple[FineAnswer, I64]:
+        """Apply the policy to points whose fine solve did not converge. Raises: FineSolverError."""
+        failed = answer.rows[~answer.converged]
+        row = int(failed[0])
+        answered = reply.source[failed] != Source.FINE
+        usable = answered & np.isfinite(reply.outputs[failed]).all(axis=1)
+        if self.parts.on_failure == "stop" or not usable.all():
+            load = ", ".join(f"{c}={v:.6g}" for c, v in zip(self.inputs.columns, batch.inputs[row], strict=True))
+            kept = "" if self.parts.on_failure == "stop" else " and no surrogate answer can be kept for it"
+            raise FineSolverError(
+                f"window {batch.window}, iteration {batch.iteration}: the fine solver did not converge at point "
+                f"{self.points.ids[row]} ({len(failed)} point(s) in all){kept}; load: {load}; "
+                f"{self.parts.fine.diagnosis(row)}. Try a smaller load step, raise fine.max_newton or fine.max_cg, "
+                "or set fine.on_failure: keep"
+            )
+        reply.reason[failed] = Reason.NOT_CONVERGED
+        good = np.flatnonzero(answer.converged)
+        kept_answer = FineAnswer(
+            answer.rows[good], answer.outputs[good], answer.tangent[good], answer.converged[good],
+            answer.iterations[good], answer.residual[good],
+        )  # fmt: skip
+        return kept_answer, kept_answer.rows
+
+    def _correct(self, batch: Batch, reply: Reply) -> None:
+        with self.timers("correction"):
+            for correction in self.parts.corrections:
+                correction.apply(batch, reply.outputs, reply.tangent, reply.error, reply.source)
+
+    def _send(self, batch: Batch, reply: Reply) -> Reply:
+        cause: BaseException | None = None
+        if not (np.isfinite(reply.outputs.sum()) and np.isfinite(reply.tangent.sum())):
+            cause = self._not_finite(batch, reply)
+        parallel.agree(self.comm, cause, f"window {batch.window}, iteration {batch.iteration}")
+        self.batch, self.reply = batch, reply
+        self.counts.answered(reply)
+        return reply
+
+    def _not_finite(self, batch: Batch, reply: Reply) -> NeuroscaleError | None:
+        bad = ~(np.isfinite(reply.outputs).all(axis=1) & np.isfinite(reply.tangent).all(axis=(1, 2)))
+        if not bad.any():  # finite numbers whose sum overflows
+            return None
+        row = int(np.flatnonzero(bad)[0])
+        return NeuroscaleError(
+            f"window {batch.window}, iteration {batch.iteration}: the answer for point {self.points.ids[row]} "
+            f"({Source(int(reply.source[row])).name.lower()}) is not finite and was not sent; add 'physical' to "
+            "gate.stages so that such points go to the fine solver"
+        )
+
+    # -- every converged window ------------------------------------------------------------------------------
+
+    def commit(self, macro_state: State | None = None) -> None:
+        """The window has converged: audit, learn, maybe promote, write down. Collective: yes."""
+        if self.batch is None or self.reply is None:
+            raise NeuroscaleError(f"window {self.window}: commit was called before evaluate")
+        audit = self._audit(self.batch, self.reply)
+        with self.timers("gate"):
+            self.parts.gate.learn(audit)
+        self.parts.fine.commit()
+        if self.parts.ledger is not None:
+            self._write_down(self.batch, self.reply, audit)
+        self._learn()
+        self.window += 1
+        if self.parts.checkpoint is not None:
+            self._save(macro_state or {})
+        self._begin_window()
+
+    def _audit(self, batch: Batch, reply: Reply) -> Audit:
+        """Solve a share of the accepted points with the fine solver; the true error of what was sent."""
+        rows = self.parts.gate.select_audits(self.window, self.points.ids, reply.source)
+        error: F64 = np.zeros(0)
+        cause: BaseException | None = None
+        try:
+            if len(rows):
+                answer = self._fine_answer(rows, batch)
+                rows = answer.rows[answer.converged]
+                truth = answer.outputs[answer.converged]
+                error = relative_error(reply.outputs[rows], truth, self.parts.problem.output_floor())
+                if self.parts.ledger is not None:
+                    self.parts.ledger.add_audits(
+                        self.window, self.points.ids[rows], reply.source[rows], reply.error[rows], error,
+                        reply.outputs[rows], truth,
+                    )  # fmt: skip
+        except Exception as problem:
+            cause = problem
+        parallel.agree(self.comm, cause, f"window {batch.window}, audit")
+        return Audit(rows, reply.source[rows], self.score[rows], reply.error[rows], error)
+
+    def _learn(self) -> None:
+        if self.parts.learner is None:
+            return
+        with self.timers("learning"):
+            better = self.parts.learner.propose(self.window, self.surrogate)
+        if better is not None:
+            self._install(better)
+
+    def _install(self, surrogate: Surrogate | None) -> None:
+        """Make a surrogate the running one: encode this rank's points, tell the gate."""
+        self.surrogate = surrogate
+        if surrogate is not None:
+            with self.timers("surrogate"):
+                surrogate.attach(self.points)
+        self.parts.gate.attach(self.points, surrogate.card if surrogate is not None else None)
+
+    def rollback(self) -> None:
+        """Repeat the window. Collective: yes."""
+        self.parts.fine.rollback()
+        self._begin_window()
+
+    def _begin_window(self) -> None:
+        self.rung[:] = Source.SURROGATE_COARSE
+        self.batch = self.reply = None
+
+    # -- written down ----------------------------------------------------------------------------------------
+
+    def _write_down(self, batch: Batch, reply: Reply, audit: Audit) -> None:
+        assert self.parts.ledger is not None
+        counts, self.counts = self.counts, Counts()
+        self.parts.ledger.add(
+            window=self.window,
+            time=batch.time,
+            iterations=batch.iteration + 1,
+            points=len(self.points),
+            counts=counts,
+            audit=audit,
+            reply=reply,
+            seconds=self.timers.take(),
+            model_version=self.surrogate.version if self.surrogate is not None else -1,
+        )
+
+    def _save(self, macro_state: State) -> None:
+        assert self.parts.checkpoint is not None
+        learner = self.parts.learner
+        parts: dict[str, Mapping[str, Any]] = {
+            "macro": macro_state,
+            "fine": self.parts.fine.get_state(),
+            "gate": self.parts.gate.get_state(),
+            "learner": learner.get_state() if learner is not None else {},
+            "loop": {"last_fine": self.last_fine},
+        }
+        arrays = {name: {key: np.asarray(value) for key, value in part.items()} for name, part in parts.items()}
+        meta = {"window": self.window, "model_path": str(getattr(self.surrogate, "path", "") or "")}
+        self.parts.checkpoint.save(self.window, arrays, meta)
+
+    def restore(self, parts: Mapping[str, Mapping[str, Any]], meta: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint; the surrogate named in it must be installed already."""
+        self.window = int(meta["window"])
+        self.parts.fine.set_state(parts.get("fine", {}))
+        self.parts.gate.set_state(parts.get("gate", {}))
+        if self.parts.learner is not None:
+            self.parts.learner.set_state(parts.get("learner", {}))
+        self.resumed_from = (self.window, dict(parts.get("macro", {})))
+        if self.parts.ledger is not None:
+            self.parts.ledger.truncate(self.window)
+
+    def resumed(self) -> tuple[int, State] | None:
+        """(number of committed windows, macro state) when this run was resumed, else None."""
+        return self.resumed_from
+
+    def close(self) -> None:
+        """End of the run."""
+        if self.parts.ledger is not None:
+            self.parts.ledger.close()
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the results of this run go."""
+        return self.parts.ledger.folder if self.parts.ledger is not None else None
+
+
+class Counts:
+    """Point-iterations of one window by source and reason, and the fine solver's work."""
+
+    def __init__(self) -> None:
+        self.source: I64 = np.zeros(len(Source), dtype=np.int64)
+        self.reason: I64 = np.zeros(len(Reason), dtype=np.int64)
+        self.fine_solves = 0
+        self.fine_iterations = 0
+
+    def answered(self, reply: Reply) -> None:
+        """Count one iteration's reply."""
+        self.source += np.bincount(reply.source, minlength=len(Source))
+        self.reason += np.bincount(reply.reason, minlength=len(Reason))
+
+    def fine(self, answer: FineAnswer) -> None:
+        """Count one call of the fine solver."""
+        self.fine_solves += len(answer.rows)
+        self.fine_iterations += int(answer.iterations.sum())

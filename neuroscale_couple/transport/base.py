@@ -1,0 +1,80 @@
+"""The contract between the macro solver's side (`Closure`) and ours (`Service`)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from neuroscale_couple.values import Batch, Layout, Outputs, Points, Reply
+
+State = Mapping[str, npt.NDArray[Any]]
+
+
+class Service(Protocol):
+    """What a transport drives; `loop.Loop` is the one implementation. One per service rank, collective calls."""
+
+    inputs: Layout
+    outputs: Layout
+
+    def evaluate(self, batch: Batch) -> Reply:
+        """Answer one iteration for the points this service rank owns."""
+
+    def commit(self, macro_state: State | None) -> None:
+        """The window has converged. macro_state: arrays of the macro solver to keep with the checkpoint."""
+
+    def rollback(self) -> None:
+        """Repeat the window."""
+
+    def resumed(self) -> tuple[int, State] | None:
+        """(number of committed windows, macro state) when this run was resumed, else None."""
+
+    def close(self) -> None:
+        """End of the run: write what is to be written."""
+
+
+class ServiceFactory(Protocol):
+    """Builds the service once its points are known. comm: mpi4py communicator of the service ranks."""
+
+    def __call__(self, points: Points, comm: Any) -> Service: ...
+
+
+class Closure(ABC):
+    """The macro solver's side: the same whatever the transport.
+
+    All calls are collective over the macro ranks.
+    """
+
+    @abstractmethod
+    def evaluate(
+        self, inputs: Mapping[str, npt.ArrayLike], t: float, dt: float, totals: Mapping[str, float] | None = None
+    ) -> Outputs:
+        """Answer all points of this rank; call as often as the solver iterates.
+
+        inputs: field name -> float64 [n, components]; totals: output column -> prescribed sum of volume * output
+        Raises: InputError (on every rank), TransportError.
+        """
+
+    @abstractmethod
+    def commit(self, macro_state: State | None = None) -> None:
+        """The window has converged. macro_state: this rank's arrays to be kept with the checkpoint."""
+
+    @abstractmethod
+    def rollback(self) -> None:
+        """Repeat the window from its start."""
+
+    @abstractmethod
+    def resumed(self) -> tuple[int, State] | None:
+        """(number of committed windows, this rank's macro state) after `--resume`, else None."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the run; idempotent."""
+
+    def __enter__(self) -> Closure:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
