@@ -1,0 +1,109 @@
+"""Write the measured numbers of docs/results/*.json into the README and the docs.
+
+Between `<!-- results: NAME -->` and `<!-- end results -->` a page holds the table that `TABLES[NAME]` makes from
+`docs/results/NAME.json`. Nobody types a number: run the benchmark or the case, copy its JSON, run this script.
+
+    python docs/make_results.py            rewrite the pages
+    python docs/make_results.py --check    exit 1 if a page is not current
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted((ROOT / "cases").glob("*/README.md"))]
+BLOCK = re.compile(r"(<!-- results: (?P<name>[\w-]+) -->\n).*?(<!-- end results -->)", re.DOTALL)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def percent(value: float | None) -> str:
+    """A share as per cent, `-` if there is none."""
+    return "-" if value is None else f"{100 * value:.3g} %"
+
+
+def case(record: dict[str, Any]) -> str:
+    """The summary of a compared run (`runs/<case>/summary.json`)."""
+    wall, answered, audit = record["wall_s"], record["answered"], record["audit"]
+    total = answered["surrogate_coarse"] + answered["surrogate_fine"] + answered["fine"]
+    rows = [
+        ["points, windows, iterations", f"{record['points']}, {record['windows']}, {record['iterations']}"],
+        ["fine-only run, same machine and cores", f"{record['fine_only_wall_s']:.1f} s"],
+        ["run with the surrogate, everything included", f"{wall['total']:.1f} s"],
+        ["**speed-up**", f"**{record['speedup']:.1f}**"],
+        ["displacement against fine-only (relative L2)", percent(record["macro_error"]["displacement_l2"])],
+        ["reaction force against fine-only", percent(record["macro_error"]["reaction_force"])],
+        ["answered by coarse head / fine head / fine solver", " / ".join(
+            percent(answered[k] / total) for k in ("surrogate_coarse", "surrogate_fine", "fine"))],
+        ["tolerance of the gate", percent(record["tolerance"])],
+        ["audits: number, median, p95 error", f"{audit['n']}, {percent(audit['p50'])}, {percent(audit['p95'])}"],
+        ["audits above the tolerance", percent(audit["share_above_tolerance"])],
+    ]  # fmt: skip
+    return table(["measured", "value"], rows) + f"\n{_where(record)}\n"
+
+
+def loop(record: dict[str, Any]) -> str:
+    """`benchmarks/loop.py --json`."""
+    rows = [
+        [f"{r['points']:,}", r["variant"], *(f"{r[k]:.3f}" for k in (
+            "evaluate_us_per_point", "commit_us_per_point", "us_per_point_and_window"))]
+        for r in record["rows"]
+    ]  # fmt: skip
+    head = ["points", "variant", "evaluate", "commit", "µs per point and window"]
+    return table(head, rows) + f"\n{_where(record)}\n"
+
+
+def _where(record: dict[str, Any]) -> str:
+    machine = record.get("machine", "")
+    text = ", ".join(f"{k}: {v}" for k, v in machine.items()) if isinstance(machine, dict) else str(machine)
+    return f"Machine: {text}."
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"case_01": case, "case_01_cold": case, "loop": loop}
+
+
+def render(page: str) -> str:
+    """The page with every block filled from its record."""
+
+    def fill(match: re.Match[str]) -> str:
+        name = match["name"]
+        record = json.loads((DOCS / "results" / f"{name}.json").read_text())
+        return f"{match[1]}{TABLES[name](record)}{match[3]}"
+
+    return BLOCK.sub(fill, page)
+
+
+def main() -> int:
+    """Rewrite or check the pages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    stale = []
+    for path in PAGES:
+        if not path.exists():
+            continue
+        old = path.read_text()
+        new = render(old)
+        if new != old:
+            stale.append(str(path.relative_to(ROOT)))
+            if not check:
+                path.write_text(new)
+    if stale:
+        print(("not current: " if check else "rewritten: ") + ", ".join(stale))
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
