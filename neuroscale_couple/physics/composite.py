@@ -9,10 +9,18 @@ Source: Ponte Castaneda & Suquet 1998 (power-law composites); deviators are thos
 
 from __future__ import annotations
 
+import math
+from typing import Annotated, Any
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from neuroscale_couple.config.schema import Positive, Problem
 from neuroscale_couple.physics.base import CellLaw
+from neuroscale_couple.physics.cell import PeriodicCell, Settings, read_settings
+from neuroscale_couple.physics.periodic import GreenOperator
+from neuroscale_couple.values import F64, FieldSpec, Layout
 
 
 class PowerLawComposite(CellLaw):
@@ -68,3 +76,73 @@ class PowerLawComposite(CellLaw):
 
     def flux_by_condition(self, e: Tensor, phase: Tensor, condition: Tensor) -> Tensor:
         return e.new_zeros(e.shape[0], 3, 0, e.shape[2], e.shape[3])
+
+
+class Phase(Settings):
+    """Elastic constants of a phase."""
+
+    E: Positive = Field(description="Young's modulus, MPa")
+    nu: Annotated[float, Field(gt=-1.0, lt=0.5)] = Field(description="Poisson's ratio")
+
+    @property
+    def moduli(self) -> tuple[float, float]:
+        """(kappa, mu), MPa."""
+        return self.E / (3.0 * (1.0 - 2.0 * self.nu)), self.E / (2.0 * (1.0 + self.nu))
+
+
+class Matrix(Phase):
+    """The nonlinear matrix."""
+
+    E: Positive = Field(5000.0, description="initial Young's modulus, MPa")
+    nu: Annotated[float, Field(gt=-1.0, lt=0.5)] = Field(0.35, description="initial Poisson's ratio")
+    exponent: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.5, description="power-law exponent m; 1 is linear elastic")
+    reference_strain: Positive = Field(0.01, description="strain e0 at which the matrix starts to soften")
+
+
+class Inclusion(Phase):
+    """The linear elastic inclusions."""
+
+    E: Positive = Field(50000.0, description="Young's modulus, MPa")
+    nu: Annotated[float, Field(gt=-1.0, lt=0.5)] = Field(0.2, description="Poisson's ratio")
+
+
+class CompositeSettings(Settings):
+    """Keys of `problem:` for `name: composite`."""
+
+    matrix: Matrix = Field(default_factory=Matrix)  # type: ignore[arg-type]
+    inclusion: Inclusion = Field(default_factory=Inclusion)  # type: ignore[arg-type]
+
+
+class Composite(PeriodicCell):
+    """Plane-strain composite: strain (xx, yy, gamma_xy) in, stress (xx, yy, xy) MPa out."""
+
+    law: PowerLawComposite
+
+    def __init__(self, settings: Problem) -> None:
+        own = read_settings(CompositeSettings, settings)
+        matrix, inclusion = own.matrix.moduli, own.inclusion.moduli
+        law = PowerLawComposite(matrix, inclusion, own.matrix.exponent, own.matrix.reference_strain)
+        kappa, mu = (math.sqrt(a * b) for a, b in zip(matrix, inclusion, strict=True))
+        layouts = (
+            Layout((FieldSpec("strain", ("xx", "yy", "xy"), "1"),)),
+            Layout((FieldSpec("stress", ("xx", "yy", "xy"), "MPa"),)),
+        )
+        to_grid = torch.diag(torch.tensor([1.0, 1.0, math.sqrt(0.5)], dtype=torch.float64))
+        green = GreenOperator(3, (kappa - 2.0 / 3.0 * mu, mu), settings.scheme)
+        super().__init__(settings, layouts, law, green, to_grid)
+        self._own = own
+
+    @property
+    def material(self) -> dict[str, Any]:
+        """Elastic constants of both phases."""
+        return self._own.model_dump()
+
+    def output_floor(self) -> float:
+        """A twentieth of the stress E e0 at which the matrix softens, MPa."""
+        return 0.05 * self._own.matrix.E * self._own.matrix.reference_strain
+
+    def bounds(self, inputs: F64, phase: Any) -> tuple[F64, F64]:
+        raise NotImplementedError
+
+    def tangent_bounds(self, inputs: F64, phase: Any) -> tuple[F64, F64]:
+        raise NotImplementedError

@@ -8,10 +8,18 @@ with the sign of the gradient: the heat flux is q = -s. With b = 0 the law is li
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from neuroscale_couple.config.schema import Positive, Problem
 from neuroscale_couple.physics.base import CellLaw
+from neuroscale_couple.physics.cell import PeriodicCell, Settings, read_settings
+from neuroscale_couple.physics.periodic import GreenOperator
+from neuroscale_couple.values import F64, FieldSpec, Layout
 
 
 class TwoPhaseConduction(CellLaw):
@@ -47,3 +55,55 @@ class TwoPhaseConduction(CellLaw):
     def flux_by_condition(self, e: Tensor, phase: Tensor, condition: Tensor) -> Tensor:
         slope = self.k_m * self.b_m + phase * (self.k_i * self.b_i - self.k_m * self.b_m)
         return (slope[:, None] * e)[:, :, None]
+
+
+class Conductor(Settings):
+    """A phase: k(T) = k (1 + slope (T - T_ref))."""
+
+    k: Positive = Field(description="conductivity at the reference temperature, W/(m K)")
+    slope: float = Field(0.0, description="relative change of the conductivity per kelvin, 1/K")
+
+
+class ConductionSettings(Settings):
+    """Keys of `problem:` for `name: conduction`."""
+
+    matrix: Conductor = Field(default_factory=lambda: Conductor(k=1.0, slope=0.001))
+    inclusion: Conductor = Field(default_factory=lambda: Conductor(k=10.0, slope=-0.001))
+    reference_temperature: float = Field(300.0, description="T_ref, K")
+    reference_gradient: Positive = Field(1.0, description="usual size of the temperature gradient, K/m")
+
+
+class Conduction(PeriodicCell):
+    """Heat conduction: gradient (x, y) K/m and temperature K in, flux (x, y) = k grad T W/m2 out.
+
+    The flux has the sign of the gradient; the heat flux is its negative.
+    """
+
+    law: TwoPhaseConduction
+
+    def __init__(self, settings: Problem) -> None:
+        own = read_settings(ConductionSettings, settings)
+        matrix, inclusion = (own.matrix.k, own.matrix.slope), (own.inclusion.k, own.inclusion.slope)
+        law = TwoPhaseConduction(matrix, inclusion, own.reference_temperature)
+        layouts = (
+            Layout((FieldSpec("gradient", ("x", "y"), "K/m"), FieldSpec("temperature", ("",), "K"))),
+            Layout((FieldSpec("flux", ("x", "y"), "W/m2"),)),
+        )
+        green = GreenOperator(2, (math.sqrt(own.matrix.k * own.inclusion.k),), settings.scheme)
+        super().__init__(settings, layouts, law, green, torch.eye(2, dtype=torch.float64))
+        self._own = own
+
+    @property
+    def material(self) -> dict[str, Any]:
+        """Conductivities of both phases."""
+        return self._own.model_dump(exclude={"reference_gradient"})
+
+    def output_floor(self) -> float:
+        """A twentieth of the flux k g of the matrix at the reference gradient, W/m2."""
+        return 0.05 * self._own.matrix.k * self._own.reference_gradient
+
+    def bounds(self, inputs: F64, phase: Any) -> tuple[F64, F64]:
+        raise NotImplementedError
+
+    def tangent_bounds(self, inputs: F64, phase: Any) -> tuple[F64, F64]:
+        raise NotImplementedError
