@@ -1,0 +1,108 @@
+# make run    set up and run case 01, compared with its fine-only run    (no root, no system package but a compiler)
+# make test   set up, lint, and run all tests
+# make model  train the model of case 01 from nothing;   make cold  run case 01 without a model
+# make bench  all benchmarks, quick form;                make clean remove what was built and the results
+
+# Plain `torch` may bring gigabytes of CUDA libraries; this exact version is the one that was tested. For a GPU, or
+# where no CPU build of it is on offer: make run TORCH='torch --index-url <see pytorch.org>'
+TORCH ?= torch==2.13.0
+CASE ?= cases/01_fe2_plate
+# CUDA kernels are built where nvcc is found (AUTO), never required.
+CUDA ?= AUTO
+VENV ?= .venv
+
+BIN := $(CURDIR)/$(VENV)/bin
+STAMPS := $(VENV)/stamps
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then command -v $$p; break; fi; done)
+SOURCES := $(shell find csrc CMakeLists.txt pyproject.toml -type f)
+
+# The thread count of a run is set in one place; libraries that bring their own pools must not multiply it.
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+export OMP_NUM_THREADS ?= $(CORES)
+export MKL_NUM_THREADS ?= $(OMP_NUM_THREADS)
+export OPENBLAS_NUM_THREADS ?= 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PATH := $(BIN):$(PATH)
+
+.PHONY: run test model cold bench lint format build-strict pytest docs setup setup-test system-packages clean
+.DELETE_ON_ERROR:
+
+run: setup
+	$(BIN)/neuroscale-couple run $(CASE)/neuroscale.yaml --compare
+
+cold: setup
+	$(BIN)/neuroscale-couple run $(CASE)/neuroscale.yaml --cold --compare
+
+model: setup
+	$(BIN)/neuroscale-couple train $(CASE)/neuroscale.yaml
+
+test: setup-test system-packages lint build-strict pytest
+	@echo "make test: all checks passed"
+
+# --- set-up: every step is redone only when what it depends on has changed ---
+
+setup: $(STAMPS)/package $(STAMPS)/mpi
+
+setup-test: setup $(STAMPS)/test
+
+$(STAMPS)/venv:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, none was found: make run PYTHON=/path/to/python"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make a virtual environment (Debian: python3-venv)"; exit 1; }
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/torch: $(STAMPS)/venv
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	@touch $@
+
+$(STAMPS)/package: $(STAMPS)/torch $(SOURCES)
+	$(BIN)/python -m pip install --quiet --editable '.[run]' -C cmake.define.NEUROSCALE_CUDA=$(CUDA)
+	@touch $@
+
+# mpi4py takes the system's MPI; where there is none, PyPI's mpich brings one.
+$(STAMPS)/mpi: $(STAMPS)/package
+	@$(BIN)/python -c 'from mpi4py import MPI' 2>/dev/null || $(BIN)/python -m pip install --quiet '.[mpich]'
+	@touch $@
+
+$(STAMPS)/test: $(STAMPS)/package
+	$(BIN)/python -m pip install --quiet --editable '.[run,test]' -C cmake.define.NEUROSCALE_CUDA=$(CUDA)
+	@touch $@
+
+# Debian's packages are wanted only where a test folder needs them, on Debian, as root; elsewhere those tests skip.
+system-packages:
+	@sh .ci/system-packages
+
+# --- checks ---
+
+lint: setup-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run -Werror $$(find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+	$(BIN)/python docs/make_configuration.py --check
+
+format: setup-test
+	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+
+# Our own C++ with warnings as errors; the installed extension is built without, so that a new compiler cannot stop a user.
+build-strict: setup-test
+	@$(BIN)/cmake -S . -B build/strict -G Ninja -DNEUROSCALE_WERROR=ON -DNEUROSCALE_CUDA=$(CUDA) \
+		-DCMAKE_MAKE_PROGRAM=$(BIN)/ninja -DPython_EXECUTABLE=$(BIN)/python \
+		-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) >build/strict.log || { cat build/strict.log; exit 1; }
+	@$(BIN)/cmake --build build/strict
+
+pytest: setup-test
+	$(BIN)/python -m pytest -q -rs $(PYTEST)
+
+docs: setup-test
+	$(BIN)/python docs/make_configuration.py
+
+bench: setup-test
+	@mkdir -p build/bench
+	for script in benchmarks/*.py; do \
+		$(BIN)/python $$script --quick --json build/bench/$$(basename $$script .py).json || exit 1; done
+
+clean:
+	rm -rf build runs

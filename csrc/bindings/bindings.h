@@ -1,0 +1,10 @@
+// One function per kernel; module.cpp calls them all.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace neuroscale::bindings {
+
+void bind_coarsen_pyramid(pybind11::module_& module);
+
+} // namespace neuroscale::bindings

@@ -1,0 +1,11 @@
+#include "bindings.h"
+
+PYBIND11_MODULE(_compiled, module) {
+    module.doc() = "Compiled kernels of neuroscale_couple; use neuroscale_couple.kernels.";
+#if defined(NEUROSCALE_HAS_CUDA)
+    module.attr("built_with_cuda") = true;
+#else
+    module.attr("built_with_cuda") = false;
+#endif
+    neuroscale::bindings::bind_coarsen_pyramid(module);
+}
