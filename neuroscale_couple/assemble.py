@@ -106,7 +106,7 @@ def build(loaded: Loaded, points: Points, comm: Any) -> Loop:
     parallel.barrier(comm)
     problem = _problem(loaded)
     points = _with_microstructures(loaded, problem, points)
-    parts = _parts(loaded, problem, folder, comm)
+    parts = _parts(loaded, problem, points, folder, comm)
     if not run_options.resume or parts.checkpoint is None:
         return Loop(parts, points, comm)
     stored = parts.checkpoint.load()
@@ -144,9 +144,10 @@ def _with_microstructures(loaded: Loaded, problem: MicroProblem, points: Points)
     return Points(points.ids, points.coordinates, points.volumes, parameters)
 
 
-def _parts(loaded: Loaded, problem: MicroProblem, folder: Path, comm: Any) -> Parts:
+def _parts(loaded: Loaded, problem: MicroProblem, points: Points, folder: Path, comm: Any) -> Parts:
     from neuroscale_couple.checkpoint import Checkpoint
     from neuroscale_couple.correction import make_corrections
+    from neuroscale_couple.evaluation.fields import PointFields
     from neuroscale_couple.fine import make_fine_solver
     from neuroscale_couple.gate import make_gate
     from neuroscale_couple.learning import make_learner
@@ -157,6 +158,7 @@ def _parts(loaded: Loaded, problem: MicroProblem, folder: Path, comm: Any) -> Pa
     model = None
     if config.model is not None and config.gate.open:
         model = _surrogate(loaded.folder / config.model, problem, loaded)
+    fields = PointFields(folder / "fields", comm, points, problem.outputs, config.output.every)
     return Parts(
         problem=problem,
         fine=make_fine_solver(config.fine, problem),
@@ -164,7 +166,7 @@ def _parts(loaded: Loaded, problem: MicroProblem, folder: Path, comm: Any) -> Pa
         surrogate=model,
         corrections=make_corrections(config.correction, problem, comm),
         learner=make_learner(config.learning, config.training, problem, folder, comm),
-        ledger=Ledger(folder, comm),
+        ledger=Ledger(folder, comm, config.gate.tolerance, problem.outputs.columns, fields),
         checkpoint=Checkpoint(folder / "checkpoint", comm, digest=loaded.digest) if config.output.checkpoint else None,
         on_failure=config.fine.on_failure,
     )

@@ -57,9 +57,8 @@ class Loaded:
 
     @property
     def case(self) -> str:
-        """Name of the case: the folder of the configuration file, with the file's name if that is a variant."""
-        stem = self.path.stem
-        return self.folder.name if stem == "neuroscale" else f"{self.folder.name}-{stem}"
+        """Name of the case: the folder of the configuration file."""
+        return self.folder.name
 
     def resolve(self, path: str) -> Path:
         """A path of the configuration, taken relative to the configuration file."""
@@ -75,16 +74,12 @@ class Loaded:
         """The macro solver's script, or None."""
         return None if self.config.neuroscale.macro is None else self.resolve(self.config.neuroscale.macro)
 
-    def results(self, label: str = "") -> Path:
-        """Folder of the results, `<output.folder>/<case>[/<label>]`, taken from where the command runs."""
-        base = Path(self.config.neuroscale.output.folder).resolve() / self.case
-        return base / label if label else base
-
 
 def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Loaded:
     """Read and check a configuration.
 
-    overrides: dotted key -> value, e.g. `gate.tolerance` (a leading `neuroscale.` may be left out)
+    overrides: key -> value; keys may be dotted, e.g. `gate.tolerance` (a leading `neuroscale.` may be left out),
+        and values may be sections themselves
     Raises: ConfigError with all mistakes, one a line.
     """
     path = Path(path)
@@ -180,7 +175,11 @@ def _override(raw: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(section.get(name), dict):
             section[name] = {}
         section = section[name]
-    section[parts[-1]] = value
+    if isinstance(value, Mapping):
+        for inner, inner_value in value.items():
+            _override(raw, ".".join([*parts, inner]), inner_value)
+    else:
+        section[parts[-1]] = value
 
 
 def _dotted(loc: tuple[int | str, ...]) -> str:

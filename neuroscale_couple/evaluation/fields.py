@@ -1,0 +1,116 @@
+"""Fields for ParaView: VTU files and the PVD file that puts them in time."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as xml
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import meshio
+import numpy as np
+import numpy.typing as npt
+
+from neuroscale_couple.values import F64, Layout, Points, Reply
+
+Values = Mapping[str, npt.NDArray[Any]]
+
+
+class Series:
+    """VTU files `<name>_<window>.vtu` in a folder and `<name>.pvd`, which lists them by time."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = Path(folder), name
+        self.times: dict[int, float] = {}
+
+    def path(self, window: int) -> Path:
+        """File of a window."""
+        return self.folder / f"{self.name}_{window:04d}.vtu"
+
+    def write(self, window: int, time: float, mesh: meshio.Mesh) -> Path:
+        """Write the mesh of one window and the PVD file."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        mesh.write(self.path(window))
+        self.times[window] = float(time)
+        self._write_pvd()
+        return self.path(window)
+
+    def truncate(self, windows: int) -> None:
+        """Forget windows from this one on; read back the times of those that stay."""
+        pvd = self.folder / f"{self.name}.pvd"
+        if not pvd.exists():
+            return
+        for entry in xml.parse(pvd).iter("DataSet"):
+            window = int(entry.attrib["file"].removesuffix(".vtu").rpartition("_")[2])
+            if window < windows:
+                self.times[window] = float(entry.attrib["timestep"])
+        self._write_pvd()
+
+    def _write_pvd(self) -> None:
+        root = xml.Element("VTKFile", type="Collection", version="0.1")
+        collection = xml.SubElement(root, "Collection")
+        for window, time in sorted(self.times.items()):
+            xml.SubElement(collection, "DataSet", timestep=repr(time), part="0", file=self.path(window).name)
+        xml.ElementTree(root).write(self.folder / f"{self.name}.pvd", xml_declaration=True)
+
+
+def point_cloud(coordinates: F64, values: Values) -> meshio.Mesh:
+    """A mesh of vertices with values. coordinates: float64 [n, 2 or 3]; values: name -> [n] or [n, components]."""
+    n, dimension = coordinates.shape
+    at = np.zeros((n, 3))
+    at[:, :dimension] = coordinates
+    return meshio.Mesh(at, [("vertex", np.arange(n)[:, None])], point_data=dict(values))
+
+
+class PointFields:
+    """Writes who answered each point, why, the estimated error and the outputs, when a window is committed.
+
+    points: those of this rank; every: write each n-th window
+    """
+
+    def __init__(self, folder: Path, comm: Any, points: Points, outputs: Layout, every: int = 1) -> None:
+        self.series = Series(Path(folder), "points")
+        self.comm, self.points, self.outputs, self.every = comm, points, outputs, every
+
+    def write(self, window: int, time: float, reply: Reply) -> None:
+        """Collective: yes."""
+        if (window + 1) % self.every:
+            return
+        mine = (self.points.ids, self.points.coordinates, reply.source, reply.reason, reply.error, reply.outputs)
+        ranks = [mine] if self.comm is None or self.comm.size == 1 else self.comm.gather(mine, root=0)
+        if ranks is None:
+            return
+        ids, coordinates, source, reason, error, outputs = (np.concatenate(part) for part in zip(*ranks, strict=True))
+        order = np.argsort(ids)
+        values: dict[str, npt.NDArray[Any]] = {
+            "point": ids[order],
+            "source": source[order].astype(np.int32),
+            "reason": reason[order].astype(np.int32),
+            "estimated_error": error[order],
+            **self.outputs.unpack(outputs[order]),
+        }
+        self.series.write(window, time, point_cloud(coordinates[order], values))
+
+    def truncate(self, windows: int) -> None:
+        """Forget windows from this one on."""
+        if self.comm is None or self.comm.rank == 0:
+            self.series.truncate(windows)
+
+
+def read_points(path: Path) -> tuple[F64, dict[str, npt.NDArray[Any]]]:
+    """Coordinates [n, 3] and values of a file that `PointFields` wrote."""
+    mesh = meshio.read(path)
+    return np.asarray(mesh.points, dtype=np.float64), dict(mesh.point_data)
+
+
+def windows_of(folder: Path, name: str) -> Sequence[tuple[int, float, Path]]:
+    """(window, time, file) of a series, from its PVD file; empty if there is none."""
+    pvd = folder / f"{name}.pvd"
+    if not pvd.exists():
+        return []
+    found = []
+    for entry in xml.parse(pvd).iter("DataSet"):
+        file = entry.attrib["file"]
+        window = int(file.removesuffix(".vtu").rpartition("_")[2])
+        found.append((window, float(entry.attrib["timestep"]), folder / file))
+    return sorted(found)

@@ -1,0 +1,310 @@
+"""What a run did, window by window: `ledger.csv`, `audits.csv`, and one line per window on the terminal.
+
+Rows are appended and fsynced when a window is committed, so that a killed run leaves whole rows only (a torn
+last row is dropped on resume).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from rich.console import Console
+
+from neuroscale_couple.reasons import Reason, Source
+from neuroscale_couple.values import F64, I64, U8, Audit, Reply
+
+SOURCES = tuple(source.name.lower() for source in Source)
+REFUSALS = tuple(reason.name.lower() for reason in Reason if reason is not Reason.ACCEPTED)
+STAGES = ("fine", "surrogate", "transport", "correction", "learning", "gate", "total")
+COLUMNS = (
+    *("window", "time", "iterations", "points"),
+    *(f"answered_{name}" for name in SOURCES),
+    *("audits", "audit_p50", "audit_p95", "audit_max", "audit_above"),
+    *(f"refused_{name}" for name in REFUSALS),
+    *("fine_solves", "fine_iterations"),
+    *(f"seconds_{stage}" for stage in STAGES),
+    "model_version",
+)
+
+
+class WindowCounts(Protocol):
+    """Point-iterations of one window on one rank."""
+
+    source: I64
+    reason: I64
+    fine_solves: int
+    fine_iterations: int
+
+
+class FieldWriter(Protocol):
+    """Writes fields of all points when a window is committed (`evaluation.fields.PointFields`)."""
+
+    def write(self, window: int, time: float, reply: Reply) -> None:
+        """Collective: yes."""
+
+    def truncate(self, windows: int) -> None:
+        """Forget windows from this one on."""
+
+
+class _Stage:
+    """One stage's stopwatch; entering it stops the one around it."""
+
+    __slots__ = ("seconds", "timers")
+
+    def __init__(self, timers: Timers) -> None:
+        self.timers = timers
+        self.seconds = 0.0
+
+    def __enter__(self) -> None:
+        timers, now = self.timers, time.perf_counter()
+        timers.running[-1].seconds += now - timers.mark
+        timers.running.append(self)
+        timers.mark = now
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        timers, now = self.timers, time.perf_counter()
+        timers.running.pop()
+        self.seconds += now - timers.mark
+        timers.mark = now
+
+
+class Timers:
+    """Seconds per stage, exclusive: time in an inner stage does not count for the outer one.
+
+    with timers("fine"): ...
+    """
+
+    def __init__(self) -> None:
+        self.stages: dict[str, _Stage] = {}
+        self.outside = _Stage(self)
+        self.running = [self.outside]
+        self.mark = self.start = time.perf_counter()
+
+    def __call__(self, stage: str) -> _Stage:
+        try:
+            return self.stages[stage]
+        except KeyError:
+            return self.stages.setdefault(stage, _Stage(self))
+
+    def take(self) -> dict[str, float]:
+        """Seconds by stage since the last call, and `total`, the time that has passed; starts again from zero."""
+        now = time.perf_counter()
+        self.running[-1].seconds += now - self.mark
+        seconds = {name: stage.seconds for name, stage in self.stages.items()}
+        seconds["total"] = now - self.start
+        for stage in (*self.stages.values(), self.outside):
+            stage.seconds = 0.0
+        self.mark = self.start = now
+        return seconds
+
+
+class Ledger:
+    """Rows of all committed windows in `folder`; rank 0 writes, the other ranks send it their part.
+
+    comm: mpi4py communicator of the service ranks (None: serial)
+    tolerance: relative error above which an audit counts as bad
+    outputs: names of the output columns, for the header of `audits.csv`
+    fields: writer of per-point fields, or None
+    """
+
+    def __init__(
+        self, folder: Path, comm: Any = None, tolerance: float = 0.02,
+        outputs: Sequence[str] = (), fields: FieldWriter | None = None,
+    ) -> None:  # fmt: skip
+        self.folder, self.comm, self.tolerance = Path(folder), comm, tolerance
+        self.outputs, self.fields = tuple(outputs), fields
+        self.console = Console(soft_wrap=True, highlight=False)
+        self.pending: list[tuple[Any, ...]] = []
+        self.tables: dict[str, Table] = {}
+        self.broken = False
+
+    def add_audits(
+        self, window: int, ids: I64, source: U8, estimate: F64, error: F64, predicted: F64, fine: F64
+    ) -> None:
+        """Keep this rank's audits of a window until `add` writes them. Collective: no.
+
+        ids: int64 [m]; source: uint8 [m]; estimate, error: float64 [m]; predicted, fine: float64 [m, n_out]
+        """
+        self.pending.append((window, ids, source, estimate, error, predicted, fine))
+
+    def add(
+        self, *, window: int, time: float, iterations: int, points: int, counts: WindowCounts,
+        audit: Audit, reply: Reply, seconds: Mapping[str, float], model_version: int,
+    ) -> None:  # fmt: skip
+        """Write down a committed window: this rank's numbers are summed (times: the slowest rank's) over all ranks.
+
+        Collective: yes.
+        """
+        mine = (points, counts.source, counts.reason, counts.fine_solves, counts.fine_iterations, dict(seconds))
+        everyone = self._gather((mine, audit.error, self.pending))
+        if self.fields is not None:
+            self.fields.write(window, time, reply)
+        self.pending = []
+        if everyone is None:
+            return
+        row: dict[str, Any] = {"window": window, "time": time, "iterations": iterations, "model_version": model_version}
+        row |= _sums([rank[0] for rank in everyone])
+        row |= _audit_columns(np.concatenate([rank[1] for rank in everyone]), self.tolerance)
+        self._append("ledger.csv", COLUMNS, [[row[name] for name in COLUMNS]])
+        self._append_audits([batch for rank in everyone for batch in rank[2]])
+        self.console.print(window_line(row, self.tolerance))
+
+    def truncate(self, windows: int) -> None:
+        """Keep the rows of the first `windows` windows and append to them (after `--resume`)."""
+        if self.fields is not None:
+            self.fields.truncate(windows)
+        if _rank(self.comm) != 0:
+            return
+        self.tables["ledger.csv"] = Table(self.folder / "ledger.csv", COLUMNS, keep=windows)
+        if (self.folder / "audits.csv").exists():
+            header = _audit_header(self.outputs)
+            self.tables["audits.csv"] = Table(self.folder / "audits.csv", header, keep=windows)
+
+    def close(self) -> None:
+        """Close the files; idempotent."""
+        for table in self.tables.values():
+            table.close()
+        self.tables = {}
+
+    def _gather(self, mine: Any) -> list[Any] | None:
+        if self.comm is None or self.comm.size == 1:
+            return [mine]
+        gathered: list[Any] | None = self.comm.gather(mine, root=0)
+        return gathered
+
+    def _append_audits(self, batches: Sequence[tuple[Any, ...]]) -> None:
+        rows = []
+        for window, ids, source, estimate, error, predicted, fine in batches:
+            for i in range(len(ids)):
+                name = SOURCES[int(source[i])]
+                rows.append([window, int(ids[i]), name, estimate[i], error[i], *predicted[i], *fine[i]])
+        if rows:
+            width = (len(rows[0]) - 5) // 2
+            names = self.outputs or tuple(str(i) for i in range(width))
+            self._append("audits.csv", _audit_header(names), rows)
+
+    def _append(self, name: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        if self.broken:
+            return
+        try:
+            if not self.tables:  # a fresh run: rows of an earlier one are not ours
+                (self.folder / "audits.csv").unlink(missing_ok=True)
+            if name not in self.tables:
+                self.tables[name] = Table(self.folder / name, header)
+            self.tables[name].append(rows)
+        except OSError as error:
+            self.broken = True
+            warnings.warn(
+                f"{self.folder / name}: cannot be written ({error.strerror}); the run goes on without a ledger",
+                stacklevel=2,
+            )
+
+
+class Table:
+    """A CSV file whose appended rows are on the disk when `append` returns.
+
+    keep: None starts the file anew; a number keeps whole rows with a smaller first column (the window)
+    """
+
+    def __init__(self, path: Path, header: Sequence[str], keep: int | None = None) -> None:
+        kept = [] if keep is None or not path.exists() else _whole_rows(path, keep)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(".new")
+        with fresh.open("w", newline="") as stream:
+            csv.writer(stream, lineterminator="\n").writerows([list(header), *kept])
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(fresh, path)
+        self.stream = path.open("ab", buffering=0)
+
+    def append(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Append rows in one write."""
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerows([[_plain(value) for value in row] for row in rows])
+        self.stream.write(text.getvalue().encode())
+        os.fsync(self.stream.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self.stream.close()
+
+
+def read_table(path: Path) -> dict[str, list[Any]]:
+    """Columns of a CSV file by name; numbers as float, other cells as text, a torn last row left out."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as stream:
+        header, *rows = list(csv.reader(stream)) or [[]]
+    whole = [row for row in rows if len(row) == len(header)]
+    return {name: [_parsed(row[i]) for row in whole] for i, name in enumerate(header)}
+
+
+def _whole_rows(path: Path, keep: int) -> list[list[str]]:
+    text = path.read_text()
+    lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
+    width = len(lines[0]) if lines else 0
+    return [row for row in lines[1:] if len(row) == width and int(row[0]) < keep]
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _parsed(cell: str) -> float | str:
+    try:
+        return float(cell)
+    except ValueError:
+        return cell
+
+
+def _rank(comm: Any) -> int:
+    return 0 if comm is None else int(comm.rank)
+
+
+def _audit_header(outputs: Sequence[str]) -> list[str]:
+    fixed = ["window", "point", "source", "estimate", "error"]
+    return [*fixed, *(f"predicted.{name}" for name in outputs), *(f"fine.{name}" for name in outputs)]
+
+
+def _sums(ranks: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+    source, reason = sum(rank[1] for rank in ranks), sum(rank[2] for rank in ranks)
+    row: dict[str, Any] = {"points": sum(rank[0] for rank in ranks)}
+    row |= {f"answered_{name}": source[i] for i, name in enumerate(SOURCES)}
+    row |= {f"refused_{reason_.name.lower()}": reason[reason_] for reason_ in Reason if reason_ is not Reason.ACCEPTED}
+    row["fine_solves"] = sum(rank[3] for rank in ranks)
+    row["fine_iterations"] = sum(rank[4] for rank in ranks)
+    row |= {f"seconds_{stage}": round(max(rank[5].get(stage, 0.0) for rank in ranks), 6) for stage in STAGES}
+    return row
+
+
+def _audit_columns(error: F64, tolerance: float) -> dict[str, Any]:
+    names = ("audit_p50", "audit_p95", "audit_max", "audit_above")
+    if not len(error):
+        return {"audits": 0} | dict.fromkeys(names, "")
+    p50, p95 = np.quantile(error, [0.5, 0.95])
+    return {"audits": len(error)} | dict(zip(names, (p50, p95, error.max(), np.mean(error > tolerance)), strict=True))
+
+
+def window_line(row: Mapping[str, Any], tolerance: float) -> str:
+    """The line that the terminal shows for a window (rich markup)."""
+    asked = max(1, sum(int(row[f"answered_{name}"]) for name in SOURCES))
+    fallback = int(row["answered_fine"]) / asked
+    if row["audits"]:
+        colour = "green" if row["audit_p95"] <= tolerance else "red"
+        audit = f"audit p95 [{colour}]{100 * row['audit_p95']:.2f} %[/] (n={row['audits']})"
+    else:
+        audit = "no audit"
+    return (
+        f"[bold]window {row['window'] + 1:4d}[/]  t={row['time']:<8.4g} {row['iterations']:2d} iterations  "
+        f"accepted [bold]{100 * (1 - fallback):5.1f} %[/]  fallback {100 * fallback:5.1f} %  {audit}  "
+        f"{row['seconds_total']:.2f} s"
+    )
