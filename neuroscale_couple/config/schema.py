@@ -62,6 +62,9 @@ class Fine(Section):
     max_cg: int = Field(400, ge=1, description="CG iterations per Newton iteration")
     on_failure: Literal["stop", "keep"] = Field("stop", description="stop the run, or keep the surrogate's answer and flag it")
     memory_mb: Positive = Field(2000.0, description="memory that one call may use, MB; a larger batch is split")
+    warm_start_mb: Annotated[float, Field(ge=0.0)] = Field(
+        4000.0, description="memory for the starting fields of all points, MB; beyond it solves start cold"
+    )
     device: str = Field("auto", description="auto | cpu | cuda")
 
 

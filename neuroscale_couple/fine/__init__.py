@@ -1,0 +1,36 @@
+"""Fine solvers: the trusted answer."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from neuroscale_couple.errors import ConfigError
+
+if TYPE_CHECKING:
+    from neuroscale_couple.config.schema import Fine
+    from neuroscale_couple.fine.base import FineSolver
+    from neuroscale_couple.physics.base import MicroProblem
+
+_KNOWN = {"fft_cell": "neuroscale_couple.fine.fft_cell:FftCell"}
+
+
+def make_fine_solver(settings: Fine, problem: MicroProblem) -> FineSolver:
+    """The fine solver that the config names: one of ours, or `package.module:Class` of the user.
+
+    A class is called with the fine section of the config and the micro problem.
+
+    Raises: ConfigError if the name is unknown, cannot be imported or does not fit the problem.
+    """
+    path = _KNOWN.get(settings.solver, settings.solver)
+    module, _, name = path.partition(":")
+    if not name:
+        raise ConfigError(
+            f"fine.solver: {settings.solver!r} is unknown; use one of {sorted(_KNOWN)} or package.module:Class of your own"
+        )
+    try:
+        factory = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as cause:
+        raise ConfigError(f"fine.solver: cannot load {settings.solver!r} ({cause}); is it on the Python path?") from cause
+    solver: FineSolver = factory(settings, problem)
+    return solver

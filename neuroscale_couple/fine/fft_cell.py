@@ -1,0 +1,154 @@
+"""Batched Newton-CG with the Green operator as preconditioner, for all micro problems on periodic cells."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from neuroscale_couple.config.schema import Fine
+from neuroscale_couple.errors import ConfigError
+from neuroscale_couple.fine.base import FineSolver
+from neuroscale_couple.fine.newton_cg import NewtonCG
+from neuroscale_couple.fine.warm_start import WarmStart
+from neuroscale_couple.physics.base import CellProblem, MicroProblem, macro_to_grid, mean_flux_to_macro
+from neuroscale_couple.values import F64, I64, FineAnswer, Points
+
+_TANGENT_ACCURACY = 1e-3
+_CACHE_PIXELS = 32 * 1024
+_FIELDS_PER_POINT = 60
+
+
+class FftCell(FineSolver):
+    """Newton-CG on the finest grid, float64, on CPU or GPU; points are solved in batches, each with its own mask."""
+
+    def __init__(self, settings: Fine, problem: MicroProblem) -> None:
+        if not isinstance(problem, CellProblem):
+            raise ConfigError(f"fine.solver: fft_cell solves periodic cells; {problem.name!r} is not one")
+        self.problem = problem
+        self.settings = settings
+        self.device = choose_device(settings.device)
+        self.core = NewtonCG(
+            problem.law,
+            problem.green,
+            problem.grid,
+            settings.tolerance,
+            (settings.max_newton, settings.max_cg),
+            1e-6 * problem.output_floor(),
+        )
+        self.drive = problem.to_grid.T.to(self.device)
+        pixels = problem.grid[0] * problem.grid[1]
+        most = int(settings.memory_mb * 2**20 / (8 * _FIELDS_PER_POINT * pixels))
+        self.chunk = max(1, min(most, _CACHE_PIXELS // pixels) if self.device.type == "cpu" else most)
+        self._phase = torch.zeros((0, *problem.grid), dtype=torch.uint8)
+        self._ids: I64 = np.zeros(0, dtype=np.int64)
+        self._history = np.zeros((0, 0), dtype=np.float32)
+        self._inputs: F64 = np.zeros((0, problem.inputs.size))
+        self._warm = WarmStart(0, 0, 0, problem.grid, self.device, 0.0)
+
+    def attach(self, points: Points) -> None:
+        """Take the points this rank owns. Raises: MicrostructureError."""
+        self.problem.check_parameters(dict(points.parameters))
+        self._ids = points.ids
+        phase = np.ascontiguousarray(points.parameters["phase"], dtype=np.uint8)
+        self._phase = torch.from_numpy(phase).to(self.device)
+        c, k = self.problem.to_grid.shape[0], self.problem.inputs.size
+        self._history = np.full((len(points), self.settings.max_newton + 1), np.nan, dtype=np.float32)
+        self._inputs = np.full((len(points), k), np.nan)
+        self._warm = WarmStart(len(points), k, c, self.problem.grid, self.device, self.settings.warm_start_mb)
+
+    def solve(self, rows: I64, inputs: F64, guess: npt.NDArray[Any] | None = None) -> FineAnswer:
+        """Solve the points `rows` (int64 [m], local) for `inputs` float64 [m, n_in]; see `FineSolver.solve`."""
+        m = len(rows)
+        n_out, n_in = self.problem.outputs.size, self.problem.inputs.size
+        answer = FineAnswer(
+            rows,
+            np.full((m, n_out), np.nan),
+            np.full((m, n_out, n_in), np.nan),
+            np.zeros(m, dtype=np.bool_),
+            np.zeros(m, dtype=np.int64),
+            np.full(m, np.nan),
+        )
+        self._history[rows] = np.nan
+        self._inputs[rows] = inputs
+        with torch.no_grad():
+            for start in range(0, m, self.chunk):
+                part = slice(start, min(start + self.chunk, m))
+                self._solve_chunk(part, rows, inputs, None if guess is None else guess[part], answer)
+        return answer
+
+    def _solve_chunk(self, part: slice, rows: I64, inputs: F64, guess: npt.NDArray[Any] | None, answer: FineAnswer) -> None:
+        p = self.problem
+        index = torch.from_numpy(rows[part]).to(self.device)
+        given = torch.from_numpy(np.ascontiguousarray(inputs[part], dtype=np.float64)).to(self.device)
+        phase = self._phase[index].to(torch.float64)
+        condition = given[:, p.condition]
+        mean = macro_to_grid(self.drive.T, given[:, p.driving])[:, :, 0, 0]
+        start, slopes = self._warm.read(index, given)
+        if guess is not None:
+            start = _guessed(torch.from_numpy(guess).to(self.device, torch.float64), start)
+        solved = self.core.solve(phase, mean, condition, start)
+        tangent, slopes, spent = self.core.tangent(solved.field, phase, condition, self.drive, slopes, _TANGENT_ACCURACY)
+        self._warm.write(index, given, solved.field - mean[:, :, None, None], slopes, solved.converged)
+        answer.outputs[part] = mean_flux_to_macro(self.drive.T, solved.flux).cpu().numpy()
+        answer.tangent[part] = tangent.cpu().numpy()
+        answer.converged[part] = solved.converged.cpu().numpy()
+        answer.iterations[part] = (solved.iterations + spent).cpu().numpy()
+        answer.residual[part] = solved.residual.cpu().numpy()
+        self._history[rows[part], : len(solved.history)] = solved.history.T.cpu().numpy()
+
+    def commit(self) -> None:
+        """What was last solved is the committed starting field."""
+        self._warm.commit()
+
+    def rollback(self) -> None:
+        """Back to the committed starting fields; nothing is copied."""
+        self._warm.rollback()
+
+    def diagnosis(self, row: int) -> str:
+        """Residual history of the last solve of a point."""
+        history = self._history[row]
+        residuals = ", ".join(f"{r:.1e}" for r in history[np.isfinite(history)]) or "none (not finite)"
+        load = ", ".join(f"{c}={v:g}" for c, v in zip(self.problem.inputs.columns, self._inputs[row], strict=True))
+        return (
+            f"point {self._ids[row]}: {load}; relative residual after each Newton iteration: {residuals}"
+            f" (tolerance {self.settings.tolerance:g}, at most {self.settings.max_newton} Newton and"
+            f" {self.settings.max_cg} CG iterations)"
+        )
+
+    def get_state(self) -> Mapping[str, npt.NDArray[Any]]:
+        """Empty: the micro problems solved here are path-independent."""
+        return {}
+
+    def set_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Nothing to restore: the next solve starts cold."""
+        self._warm.clear()
+
+
+def _guessed(guess: Tensor, start: Tensor | None) -> Tensor:
+    """Fluctuation of the guess where it is finite, else the given start (or zero)."""
+    usable = torch.isfinite(guess).all(dim=(1, 2, 3))[:, None, None, None]
+    fluctuation = guess - guess.mean(dim=(-2, -1), keepdim=True)
+    return torch.where(usable, fluctuation, torch.zeros_like(guess) if start is None else start)
+
+
+def _local_rank() -> int:
+    """Rank of this process on its node, as the launcher tells it; 0 without one."""
+    names = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "MV2_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the GPU of the node-local rank where there is one, else the CPU. Raises: ConfigError."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if name not in ("auto", "cuda"):
+        raise ConfigError(f"fine.device: {name!r} is unknown; use auto, cpu or cuda")
+    if not torch.cuda.is_available():
+        raise ConfigError("fine.device: cuda was asked for, but torch sees no GPU; use auto or cpu")
+    return torch.device("cuda", _local_rank() % torch.cuda.device_count())
