@@ -6,16 +6,30 @@ from abc import ABC
 from collections.abc import Mapping
 from typing import Any
 
-from neuroscale_couple.reasons import Source
+import numpy as np
+
+from neuroscale_couple.reasons import Reason, Source
 from neuroscale_couple.surrogate.artifact import Card
-from neuroscale_couple.values import F64, U8, Audit, Points, Prediction
+from neuroscale_couple.values import F64, U8, Audit, Bool, Points, Prediction
+
+
+def refuse(reason: U8, rows: Bool, why: Reason) -> None:
+    """Write a reason where `rows` (bool [n]) holds and nobody has refused yet. reason: uint8 [n], in/out."""
+    np.copyto(reason, np.uint8(why), where=rows & (reason == 0))
 
 
 class GateStage(ABC):
     """One reason to refuse. A stage only ever adds refusals: it writes to `reason` where that is still 0.
 
     All arrays are per row; a decision for a row depends on that row (and on past audits) alone.
+    A stage of your own is named `package.module:Class` in `gate.stages` and built as `Class(settings, problem)`
+    with the gate section of the configuration and the micro problem.
     """
+
+    @property
+    def message(self) -> str | None:
+        """What the user should know about this stage, e.g. why it accepts nothing; None: nothing to say."""
+        return None
 
     def attach(self, points: Points, card: Card | None) -> None:  # noqa: B027
         """Take the points of this rank and the card of the current surrogate (None: no surrogate)."""

@@ -1,0 +1,105 @@
+"""Stage `audit`: measures the true error of accepted answers and raises the alarm when it is too large too often."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from neuroscale_couple.config import schema
+from neuroscale_couple.gate.base import GateStage
+from neuroscale_couple.physics.base import MicroProblem
+from neuroscale_couple.reasons import Source
+from neuroscale_couple.surrogate.artifact import Card
+from neuroscale_couple.values import F64, I64, U8, Audit, Points
+
+RECENT = 300
+"""Audits that the monitor looks back on."""
+ALARM = 0.01
+"""Chance of an alarm, at one test, if the accepted answers keep the confidence exactly."""
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Monitor(GateStage):
+    r"""Selects audits and tests them: with k of the last n audits above the tolerance, alarm if
+
+        P(Binomial(n, 1 - confidence) >= k) < 0.01.
+
+    A point is audited in a window if a hash of (seed, window, global id) falls below the configured share, so
+    the choice depends neither on the rank layout nor on what happened before: a resumed run audits the same points.
+    """
+
+    def __init__(self, settings: schema.Gate, problem: MicroProblem) -> None:
+        self._settings = settings
+        self._recent: deque[tuple[float, float, float]] = deque(maxlen=RECENT)  # source, score, error
+
+    def attach(self, points: Points, card: Card | None) -> None:
+        """A new surrogate starts with a clean record."""
+        self._recent.clear()
+
+    def select(self, window: int, ids: I64, source: U8) -> I64:
+        """Local rows (int64) of the accepted points to be audited at the end of a window."""
+        share = self._settings.audit
+        if share <= 0.0:
+            return np.zeros(0, dtype=np.int64)
+        drawn = source != Source.FINE
+        if share < 1.0:
+            limit = np.uint64(min(int(share * 2.0**64), 2**64 - 1))
+            drawn &= draw(self._settings.seed, window, ids) < limit
+        return np.flatnonzero(drawn)
+
+    def learn(self, audit: Audit) -> None:
+        """Add the audits of a window (of all ranks) to the record."""
+        self._recent.extend(zip(audit.source.tolist(), audit.score.tolist(), audit.error.tolist(), strict=True))
+
+    @property
+    def record(self) -> F64:
+        """The recent audits: float64 [n, 3], columns source, score, true relative error."""
+        return np.asarray(self._recent, dtype=np.float64).reshape(-1, 3)
+
+    def keep(self, accepted: Callable[[U8, F64], Any]) -> None:
+        """Forget the audits of answers that would not be accepted any more."""
+        record = self.record
+        kept = record[np.asarray(accepted(record[:, 0].astype(np.uint8), record[:, 1]), dtype=bool)]
+        self._recent = deque(map(tuple, kept.tolist()), maxlen=RECENT)
+
+    @property
+    def alarm(self) -> bool:
+        """Whether the recent audits show more errors above the tolerance than the confidence allows."""
+        from scipy.stats import binom
+
+        n, bad = len(self._recent), self.bad
+        return bad > 0 and bool(binom.sf(bad - 1, n, 1.0 - self._settings.confidence) < ALARM)
+
+    @property
+    def bad(self) -> int:
+        """Recent audits above the tolerance; an error that is not a number counts."""
+        return int(np.count_nonzero(~(self.record[:, 2] <= self._settings.tolerance)))
+
+    def get_state(self) -> Mapping[str, Any]:
+        """The recent audits."""
+        return {"recent": self.record}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Restore the recent audits."""
+        record = np.asarray(state.get("recent", np.zeros((0, 3))), dtype=np.float64).reshape(-1, 3)
+        self._recent = deque(map(tuple, record.tolist()), maxlen=RECENT)
+
+
+def draw(seed: int, window: int, ids: I64) -> Any:
+    """Uniform uint64 [n] numbers that depend on (seed, window, id) alone.
+
+    Source: Steele, Lea & Flood 2014 (SplitMix64), used as a counter-based hash.
+    """
+    key = _mix(_mix(np.array([seed], dtype=np.int64).view(np.uint64)) ^ np.array([window], dtype=np.int64).view(np.uint64))
+    return _mix(_mix(np.ascontiguousarray(ids, dtype=np.int64).view(np.uint64)) ^ key)
+
+
+def _mix(z: Any) -> Any:
+    z = z + _GOLDEN
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

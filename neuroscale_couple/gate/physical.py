@@ -1,0 +1,71 @@
+"""Stage `physical`: could this answer be the answer of any such material? Asked after the surrogate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from neuroscale_couple.config import schema
+from neuroscale_couple.gate.base import GateStage, refuse
+from neuroscale_couple.kernels.definite import positive_definite
+from neuroscale_couple.physics.base import MicroProblem
+from neuroscale_couple.reasons import Reason, Source
+from neuroscale_couple.surrogate.artifact import Card
+from neuroscale_couple.values import F64, U8, Points, Prediction
+
+
+class Physical(GateStage):
+    r"""Refuses answers that are not finite, break the energy bounds or whose tangent is not positive definite.
+
+    Energy: lower(x) - slack <= x . y <= upper(x) + slack, with the micro problem's bounds (Voigt above, Reuss
+    below; Voigt and Reuss bound the effective energy of every micro structure with the same shares).
+    slack = tolerance |x| max(|y|, floor) / (1 - tolerance): by Cauchy-Schwarz no answer that keeps the tolerance
+    is refused for its energy. A micro problem without bounds is checked for the other two only.
+    """
+
+    def __init__(self, settings: schema.Gate, problem: MicroProblem) -> None:
+        self._problem = problem
+        self._slack = settings.tolerance / max(1.0 - settings.tolerance, 0.1)
+        self._floor = float(problem.output_floor())
+        self._bounded = hasattr(problem, "bounds") and hasattr(problem, "effective_energy")
+        n_out = problem.outputs.size
+        driving = getattr(problem, "driving", slice(0, n_out))
+        self._driving = slice(*driving.indices(problem.inputs.size))
+        self._square = self._driving.stop - self._driving.start == n_out
+        self._phase: Any = None
+
+    def attach(self, points: Points, card: Card | None) -> None:
+        """Keep the inclusion share of each point; the bounds depend on the micro structure through it alone."""
+        phase = points.parameters.get("phase")
+        self._phase = None
+        if self._bounded and phase is not None:
+            self._phase = phase.reshape(len(phase), -1).mean(axis=1, dtype=np.float64)[:, None, None]
+
+    def accept(self, rung: Source, inputs: F64, prediction: Prediction, error: F64, reason: U8) -> None:
+        """Refuse impossible answers."""
+        if not len(reason):
+            return
+        outputs, tangent = prediction.outputs, prediction.tangent
+        if not np.isfinite(outputs.sum() + tangent.sum()):
+            finite = np.isfinite(outputs).all(axis=1) & np.isfinite(tangent).all(axis=(1, 2))
+            refuse(reason, ~finite, Reason.NOT_FINITE)
+        if self._bounded and self._phase is not None:
+            self._check_energy(inputs, prediction, reason)
+        if self._square:
+            block = tangent if self._driving == slice(0, tangent.shape[2]) else tangent[:, :, self._driving]
+            definite = positive_definite(block)
+            if not definite.all():
+                refuse(reason, ~definite, Reason.NOT_POSITIVE_DEFINITE)
+
+    def _check_energy(self, inputs: F64, prediction: Prediction, reason: U8) -> None:
+        problem: Any = self._problem
+        outputs, rows = prediction.outputs, prediction.rows
+        lower, upper = problem.bounds(inputs, self._phase[rows])
+        energy = problem.effective_energy(inputs, outputs)
+        driving = inputs[:, self._driving]
+        size = np.maximum(np.sqrt(np.einsum("ni,ni->n", outputs, outputs)), self._floor)
+        slack = self._slack * size * np.sqrt(np.einsum("ni,ni->n", driving, driving))
+        inside = (energy >= lower - slack) & (energy <= upper + slack)
+        if not inside.all():
+            refuse(reason, ~inside, Reason.OUT_OF_BOUNDS)

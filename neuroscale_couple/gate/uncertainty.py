@@ -1,0 +1,227 @@
+r"""Stage `uncertainty`: turns the surrogate's own score into a statement about its error.
+
+Threshold (Learn-then-Test, through MAPIE). For each rung, answers with score <= lambda are accepted, with the
+largest lambda of a grid for which the hypothesis "more than 1 - confidence of the accepted answers pass the
+tolerance" is rejected on held-out pairs (score, error); the family-wise error is `DELTA` = 5 % (fixed sequences
+that start at low scores; exact binomial p-values).
+Guaranteed: with probability 95 % over the draw of the calibration set, at most 1 - confidence of the accepted
+answers of a rung have a relative error above the tolerance.
+Needed: the points of the run and the held-out pairs are exchangeable. Not guaranteed: anything about a single
+answer or about a group of points, nor anything once the run drives the material elsewhere than the training did.
+Pairs that share a micro structure are not independent, which makes the statement optimistic when there are few
+structures. For all this there are audits.
+
+Estimate (split conformal, in bins of the score). Within each bin the error of an answer is at most score times a
+quantile of error/score with probability `confidence`; the estimate is made monotone in the score by its running
+maximum, which can only raise it.
+Source: Angelopoulos et al. 2022 (Learn then Test); Vovk et al. 2005 (Mondrian conformal prediction).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from neuroscale_couple.config import schema
+from neuroscale_couple.gate.base import GateStage, refuse
+from neuroscale_couple.physics.base import MicroProblem
+from neuroscale_couple.reasons import Reason, Source
+from neuroscale_couple.surrogate.artifact import Card
+from neuroscale_couple.values import F64, U8, Bool, Points, Prediction
+
+DELTA = 0.05
+"""Chance, over the draw of the calibration set, that a threshold does not keep its promise."""
+GRID = 64
+STARTS = 4
+BINS = 20
+BIN_SIZE = 60
+TINY = 1e-12
+
+log = logging.getLogger("neuroscale_couple.gate")
+
+
+class Uncertainty(GateStage):
+    """Refuses answers whose score passes the certified threshold; writes the calibrated error estimate."""
+
+    def __init__(self, settings: schema.Gate, problem: MicroProblem) -> None:
+        self._settings = settings
+        self._pairs: dict[Source, F64] = {}  # float64 [n, 2]: score, error
+        self._cap: dict[Source, float] = {}  # thresholds lowered by audits
+        self.thresholds: dict[Source, float] = {}
+        self._curves: dict[Source, tuple[F64, F64]] = {}
+        self._message: str | None = None
+
+    @property
+    def message(self) -> str | None:
+        """Why a rung accepts nothing, if one does not."""
+        return self._message
+
+    def attach(self, points: Points, card: Card | None) -> None:
+        """Calibrate on the held-out pairs of the card."""
+        self._cap = {}
+        self._pairs = {}
+        if card is not None:
+            for rung in (Source.SURROGATE_COARSE, Source.SURROGATE_FINE):
+                if (known := card.calibration.get(rung.name.lower())) is not None:
+                    self._pairs[rung] = clean_pairs(np.asarray(known.score), np.asarray(known.error))
+        self._calibrate()
+
+    def admit(self, inputs: F64, reason: U8) -> None:
+        """Refuse everything at once if no rung can accept anything."""
+        if not self.thresholds:
+            np.copyto(reason, np.uint8(Reason.UNCERTAIN), where=reason == 0)
+
+    def accept(self, rung: Source, inputs: F64, prediction: Prediction, error: F64, reason: U8) -> None:
+        """Refuse uncertain answers. error: float64 [m], out, in relative terms."""
+        score = prediction.score
+        if not len(score):
+            return
+        curve = self._curves.get(rung)
+        error[:] = np.inf if curve is None else np.interp(score, *curve)
+        threshold = self.thresholds.get(rung, -np.inf)
+        if not score.max() <= threshold:
+            finite = np.isfinite(score)
+            refuse(reason, ~finite, Reason.NOT_FINITE)
+            refuse(reason, ~(score <= threshold), Reason.UNCERTAIN)
+            error[~finite] = np.inf
+
+    def would_accept(self, source: U8, score: F64) -> Bool:
+        """Whether answers with these rungs and scores would be accepted now; source: uint8 [n], score: float64 [n]."""
+        limit = np.full(256, -np.inf)
+        for rung, threshold in self.thresholds.items():
+            limit[rung] = threshold
+        return np.asarray(score <= limit[source])
+
+    def add_pairs(self, source: U8, score: F64, error: F64) -> None:
+        """Add audited pairs to the calibration sets of their rungs and calibrate again."""
+        for rung in self._pairs:
+            mine = source == rung
+            self._pairs[rung] = np.concatenate([self._pairs[rung], clean_pairs(score[mine], error[mine])])
+        self._calibrate()
+
+    def lower(self, rung: Source, threshold: float) -> None:
+        """Accept nothing above this score on a rung, whatever the calibration says; -inf: nothing at all."""
+        self._cap[rung] = min(threshold, self._cap.get(rung, np.inf))
+        self._calibrate()
+
+    def _calibrate(self) -> None:
+        settings = self._settings
+        self.thresholds, self._curves = {}, {}
+        refused = []
+        for rung, pairs in self._pairs.items():
+            score, error = pairs[:, 0], pairs[:, 1]
+            threshold = certified_threshold(score, error, settings.tolerance, settings.confidence)
+            if threshold is not None:
+                threshold = min(threshold, self._cap.get(rung, np.inf))
+            if threshold is None or threshold == -np.inf:
+                refused.append(_explain(rung, error, settings))
+                continue
+            self.thresholds[rung] = threshold
+            self._curves[rung] = error_curve(score, error, settings.confidence)
+        message = "; ".join(refused) or None
+        if message is not None and message != self._message:
+            log.warning("%s", message)
+        self._message = message
+
+    def get_state(self) -> Mapping[str, Any]:
+        """Calibration pairs (with the audited ones) and lowered thresholds."""
+        state: dict[str, Any] = {f"pairs_{int(rung)}": pairs for rung, pairs in self._pairs.items()}
+        return state | {f"cap_{int(rung)}": np.float64(cap) for rung, cap in self._cap.items()}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Restore calibration pairs and lowered thresholds."""
+        if not state:
+            return
+        split = [(key.partition("_"), value) for key, value in state.items()]
+        self._pairs = {Source(int(k[2])): np.asarray(v, np.float64).reshape(-1, 2) for k, v in split if k[0] == "pairs"}
+        self._cap = {Source(int(k[2])): float(np.asarray(v)) for k, v in split if k[0] == "cap"}
+        self._calibrate()
+
+
+def clean_pairs(score: F64, error: F64) -> F64:
+    """Pairs (score, error) as float64 [n, 2]; an error that is not finite counts as infinite, a bad score is left out."""
+    pairs = np.column_stack([score, np.where(np.isfinite(error), error, np.inf)]).astype(np.float64)
+    return np.asarray(pairs[np.isfinite(pairs[:, 0])])
+
+
+def smallest_certifiable(confidence: float, delta: float = DELTA / STARTS) -> int:
+    """Number of answers, all within the tolerance, below which nothing can be certified: ln(delta)/ln(confidence)."""
+    return int(np.ceil(np.log(delta) / np.log(confidence)))
+
+
+def certified_threshold(score: F64, error: F64, tolerance: float, confidence: float) -> float | None:
+    """Largest score whose acceptance is certified (see the module's text), or None.
+
+    score, error: float64 [n], held-out pairs; equal for any order of the pairs
+    """
+    from mapie.risk_control.fwer_control import FWERFixedSequenceTesting, control_fwer
+    from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value
+
+    least = smallest_certifiable(confidence)
+    if len(score) < least:
+        return None
+    sizes, grid, bad = _grid(score, error > tolerance, least)
+    p_values = compute_hoeffding_bentkus_p_value(bad / sizes, sizes, 1.0 - confidence, binary=True)[:, 0]
+    starts = min(STARTS, len(grid))
+    certified = control_fwer(p_values, DELTA, fwer_method=FWERFixedSequenceTesting(n_starts=starts))
+    return float(grid[certified[-1]]) if len(certified) else None
+
+
+def _grid(score: F64, bad: Bool, least: int) -> tuple[F64, F64, F64]:
+    """Thresholds from the scores alone (never from the errors), each with its accepted and bad answers."""
+    order = np.argsort(score, kind="stable")
+    ordered = score[order]
+    count = min(GRID, len(score) - least + 1)
+    grid = np.unique(ordered[np.unique(np.linspace(least, len(score), count).astype(np.int64)) - 1])
+    sizes = np.searchsorted(ordered, grid, side="right")
+    total_bad = np.concatenate([[0], np.cumsum(bad[order])])
+    return sizes.astype(np.float64), grid, total_bad[sizes].astype(np.float64)
+
+
+def error_curve(score: F64, error: F64, confidence: float) -> tuple[F64, F64]:
+    """Knots (score, estimate), both float64 [k], of the calibrated error estimate; see the module's text."""
+    order = np.argsort(score, kind="stable")
+    s, e = np.maximum(score[order], TINY), error[order]
+    bins = max(1, min(BINS, len(s) // BIN_SIZE))
+    edges = np.linspace(0, len(s), bins + 1).astype(np.int64)
+    knots, values, top, start = [0.0], [0.0], 0.0, 0.0
+    for first, last in zip(edges[:-1], edges[1:], strict=True):
+        ratio = _upper_quantile(e[first:last] / s[first:last], confidence)
+        end = float(s[last - 1])
+        if end <= start:
+            continue
+        low, high = max(top, ratio * start), max(top, ratio * end)
+        knots += [np.nextafter(start, np.inf)]
+        values += [low]
+        if ratio > 0.0 and start < top / ratio < end:  # where the running maximum is left
+            knots += [top / ratio]
+            values += [top]
+        knots += [end]
+        values += [high]
+        top, start = high, end
+    knots += [max(start, TINY) * 1e6]
+    values += [max(top, TINY) * 1e6]
+    return np.asarray(knots), np.asarray(values)
+
+
+def _upper_quantile(values: F64, confidence: float) -> float:
+    """Conformal quantile: the ceil((n + 1) confidence)-th smallest value; the largest if n is too small."""
+    n = len(values)
+    rank = min(int(np.ceil((n + 1) * confidence)), n)
+    return float(np.partition(values, rank - 1)[rank - 1])
+
+
+def _explain(rung: Source, error: F64, settings: schema.Gate) -> str:
+    """A sentence that says why a rung accepts nothing."""
+    head = f"gate: {rung.name.lower()} accepts nothing at a tolerance of {settings.tolerance:g}: "
+    least = smallest_certifiable(settings.confidence)
+    if len(error) < least:
+        return head + f"{len(error)} held-out answers are too few to certify {settings.confidence:.0%}, at least {least} are needed"
+    share = float(np.mean(error > settings.tolerance))
+    return head + (
+        f"{share:.1%} of {len(error)} held-out answers pass it and no threshold of the score sorts them out; "
+        "train longer or raise gate.tolerance"
+    )
