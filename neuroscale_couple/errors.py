@@ -32,6 +32,10 @@ class TransportError(NeuroscaleError):
     """The other side went away, timed out or sent something unexpected."""
 
 
+class PeerError(TransportError):
+    """The other side of an MPI job failed; the message is its first cause."""
+
+
 class RankError(NeuroscaleError):
     """Another rank failed; the message is that rank's first cause."""
 

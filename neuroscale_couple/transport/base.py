@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -76,5 +77,16 @@ class Closure(ABC):
     def __enter__(self) -> Closure:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def abandon(self, error: BaseException) -> None:
+        """The macro solver failed on this rank: release what can be released without the other ranks.
+
+        Collective: no
+        """
         self.close()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            self.close()
+            return
+        with suppress(Exception):  # the macro solver's own error is the first cause
+            self.abandon(error)

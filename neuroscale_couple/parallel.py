@@ -1,0 +1,453 @@
+"""Ranks that fail, wait and leave together.
+
+`comm` is an mpi4py communicator, or `SerialComm` where the macro solver gave none: serial runs never import
+mpi4py. Only this module and `transport/` import it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+import traceback
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from neuroscale_couple.errors import PeerError, RankError, TransportError
+
+T = TypeVar("T")
+
+SPIN = 20e-6
+"""Seconds of polling before a wait starts to sleep."""
+LONGEST_SLEEP = 1e-3
+"""Seconds between two polls of a long wait."""
+GRACE = 5.0
+"""Seconds that a rank with a second-hand error leaves to the rank that knows the first cause."""
+_WORLD_SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "MPIEXEC_SIZE")
+_ROLE_BYTES = 64
+
+
+class SerialComm:
+    """The communicator of a run without MPI: one rank, every collective is the identity."""
+
+    rank = 0
+    size = 1
+
+    def Get_rank(self) -> int:
+        """Rank of this process: 0."""
+        return 0
+
+    def Get_size(self) -> int:
+        """Number of ranks: 1."""
+        return 1
+
+    def Dup(self) -> SerialComm:
+        """The same communicator."""
+        return self
+
+    def barrier(self) -> None:
+        """Nothing to wait for."""
+
+    Free = Barrier = barrier
+
+    def allreduce(self, value: T, op: object = None) -> T:
+        """The value itself, whatever the operation."""
+        return value
+
+    def bcast(self, value: T, root: int = 0) -> T:
+        """The value itself."""
+        return value
+
+    def allgather(self, value: T) -> list[T]:
+        """The values of all ranks: one."""
+        return [value]
+
+    def Allreduce(self, values: Any, result: Any, op: object = None) -> None:
+        """Copy the values into the result; an in-place call leaves it as it is."""
+        if isinstance(values, np.ndarray):
+            np.copyto(result, values)
+
+
+def rank(comm: Any) -> int:
+    """Rank of this process in `comm`; 0 without one."""
+    return 0 if comm is None else int(comm.Get_rank())
+
+
+def size(comm: Any) -> int:
+    """Number of ranks of `comm`; 1 without one."""
+    return 1 if comm is None else int(comm.Get_size())
+
+
+def barrier(comm: Any) -> None:
+    """Wait for all ranks without burning a core. Collective: yes."""
+    if size(comm) > 1:
+        idle_wait(comm.Ibarrier())
+
+
+def communicator(comm: Any = None) -> Any:
+    """The communicator to work with: `comm`, or the serial stand-in where it is None.
+
+    Raises: TransportError if the launcher started several ranks that do not see each other.
+    Collective: no
+    """
+    if comm is not None:
+        check_world()
+        return comm
+    launched = launched_size()
+    if launched > 1:
+        raise TransportError(
+            f"this process is one of {launched} started by mpirun, but connect() got no communicator: "
+            "pass comm=MPI.COMM_WORLD (or MPI.COMM_SELF if the processes are independent runs)"
+        )
+    return SerialComm()
+
+
+def launched_size() -> int:
+    """Number of ranks that the launcher's environment speaks of; 1 without a launcher."""
+    sizes = [int(text) for name in _WORLD_SIZE_VARIABLES if (text := os.environ.get(name, "")).isdigit()]
+    return max(sizes, default=1)
+
+
+def check_world(comm: Any = None) -> None:
+    """Refuse the singletons that come from an mpirun of another MPI than mpi4py's.
+
+    Raises: TransportError
+    """
+    from mpi4py import MPI
+
+    launched = launched_size()
+    if launched > 1 and MPI.COMM_WORLD.Get_size() == 1:
+        raise TransportError(
+            f"mpirun started {launched} processes, but mpi4py sees only itself: that mpirun belongs to another MPI "
+            f"than mpi4py's ({MPI.Get_library_version().splitlines()[0].strip()}); use the mpirun installed with it"
+        )
+
+
+# -- waiting
+
+
+def idle_until(done: Callable[[], bool], seconds: float | None = None) -> bool:
+    """Poll `done` without burning a core: spin for 20 µs, then sleep a tenth of the time waited, 1 ms at most.
+
+    seconds: give up after that time. Returns whether `done` came true.
+    """
+    if done():
+        return True
+    start = time.perf_counter()
+    while not done():
+        waited = time.perf_counter() - start
+        if seconds is not None and waited > seconds:
+            return False
+        if waited > SPIN:
+            time.sleep(min(LONGEST_SLEEP, 0.1 * waited))
+    return True
+
+
+def idle_wait(request: Any, seconds: float | None = None) -> bool:
+    """Wait for an MPI request without burning a core; False if `seconds` passed first."""
+    return idle_until(request.Test, seconds)
+
+
+def idle_wait_all(requests: list[Any], seconds: float | None = None) -> bool:
+    """Wait for several MPI requests without burning a core; False if `seconds` passed first."""
+    if not requests:
+        return True
+    testall = type(requests[0]).Testall
+    return idle_until(lambda: bool(testall(requests)), seconds)
+
+
+# -- agreement
+
+
+def agree(comm: Any, error: BaseException | None, where: str, same: str = "", patience: float | None = None) -> None:
+    """All ranks go on, or all raise: the failing rank its own error, the others RankError with the first cause.
+
+    where: what was being done, for the message
+    same: a text that must be equal on all ranks (the call and its common arguments)
+    patience: seconds that a failing rank waits for the others before it ends the job; None: for ever.
+        Needed where the others may be stuck in a collective that this rank will never enter.
+    Raises: error, RankError, TransportError (the ranks did different things)
+    Collective: yes, one reduction of three integers
+    """
+    if size(comm) == 1:
+        if error is not None:
+            raise error
+        return
+    from mpi4py import MPI
+
+    key = zlib.crc32(same.encode())
+    mine = np.array([error is not None, key, -key], dtype=np.int64)
+    worst = np.empty_like(mine)
+    arrived = idle_wait(comm.Iallreduce(mine, worst, op=MPI.MAX), patience if error is not None else None)
+    if not arrived and error is not None:
+        end_job(error)
+    if worst[0] != 0:
+        _raise_first_cause(comm, error, where)
+    if worst[1] != -worst[2]:
+        calls = comm.allgather(same)
+        other = next(i for i, call in enumerate(calls) if call != calls[0])
+        raise TransportError(
+            f"the ranks do not do the same: rank 0 {calls[0]}, rank {other} {calls[other]}; "
+            "every call is collective and its time, step and totals must be equal on all ranks"
+        )
+
+
+def _raise_first_cause(comm: Any, error: BaseException | None, where: str) -> None:
+    """Raise on every rank once it is known that one failed."""
+    cause = None if error is None else (is_second_hand(error), type(error).__name__, str(error))
+    causes = [(found, i) for i, found in enumerate(comm.allgather(cause)) if found is not None]
+    if error is not None:
+        raise error
+    (_, kind, message), first = min(causes, key=lambda item: (item[0][0], item[1]))
+    raise RankError(f"rank {first} failed ({where}): {kind}: {message}")
+
+
+def is_second_hand(error: BaseException) -> bool:
+    """Whether another rank knows the first cause of this error."""
+    return isinstance(error, RankError | PeerError)
+
+
+def sum_over(comm: Any, values: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Sum of an array over all ranks. Collective: yes."""
+    return _reduce(comm, values, "SUM")
+
+
+def max_over(comm: Any, values: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Element-wise maximum of an array over all ranks. Collective: yes."""
+    return _reduce(comm, values, "MAX")
+
+
+def _reduce(comm: Any, values: npt.ArrayLike, operation: str) -> npt.NDArray[Any]:
+    mine = np.array(values)
+    if size(comm) == 1:
+        return mine
+    from mpi4py import MPI
+
+    result = np.empty_like(mine)
+    comm.Allreduce(mine, result, op=getattr(MPI, operation))
+    return result
+
+
+# -- who is where
+
+
+@dataclass(frozen=True)
+class Split:
+    """The world of an MPMD job, divided by role.
+
+    local: communicator of the ranks of this role; ranks: role -> its ranks in the world, ascending
+    """
+
+    role: str
+    world: Any
+    local: Any
+    ranks: Mapping[str, tuple[int, ...]]
+
+    def intercomm(self, other: str) -> Any:
+        """Intercommunicator between this role and another.
+
+        Raises: TransportError if nobody has that role.
+        Collective: yes, over both roles
+        """
+        if other not in self.ranks:
+            counts = ", ".join(f"{len(ranks)} x {role}" for role, ranks in self.ranks.items())
+            raise TransportError(
+                f"no rank of this MPI job is a {other!r} (there are: {counts}); "
+                "start both sides together: mpirun -n 2 python macro.py : -n 1 neuroscale-couple serve case.yaml"
+            )
+        return self.local.Create_intercomm(0, self.world, self.ranks[other][0], 77)
+
+
+_split: Split | None = None
+
+
+def split_world(role: str) -> Split:
+    """Divide MPI.COMM_WORLD by role; the second call of a process returns the first one's result.
+
+    A macro solver that uses PETSc must split before it initialises PETSc, and initialise it on `local`.
+    Raises: TransportError
+    Collective: yes, over the world
+    """
+    global _split
+    if _split is not None:
+        if _split.role != role:
+            raise TransportError(f"this process joined the MPI job as {_split.role!r}, it cannot be {role!r} too")
+        return _split
+    check_world()
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    name = role.encode()
+    if len(name) > _ROLE_BYTES:
+        raise TransportError(f"role {role!r} is longer than {_ROLE_BYTES} bytes")
+    mine = np.frombuffer(name.ljust(_ROLE_BYTES, b"\0"), dtype=np.uint8).copy()
+    names = np.empty((world.Get_size(), _ROLE_BYTES), dtype=np.uint8)
+    idle_wait(world.Iallgather(mine, names))
+    roles = [row.tobytes().rstrip(b"\0").decode() for row in names]
+    ranks = {kind: tuple(i for i, found in enumerate(roles) if found == kind) for kind in dict.fromkeys(roles)}
+    local = world.Split(color=sorted(ranks).index(role), key=world.Get_rank())
+    _split = Split(role, world, local, ranks)
+    return _split
+
+
+def node_local_rank(comm: Any) -> int:
+    """Rank of this process among those of `comm` on its node. Collective: yes."""
+    if size(comm) == 1:
+        return 0
+    from mpi4py import MPI
+
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    place = int(node.Get_rank())
+    node.Free()
+    return place
+
+
+def threads_of(comm: Any) -> int:
+    """Threads that this rank should use: cores of its node / ranks of `comm` on it, at least 1.
+
+    OMP_NUM_THREADS is obeyed where it is set.
+    Collective: yes
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    own = os.sched_getaffinity(0)
+    cores, ranks = set(own), 1
+    if size(comm) > 1:
+        from mpi4py import MPI
+
+        node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        cores, ranks = set().union(*node.allgather(own)), node.Get_size()
+        node.Free()
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    return max(1, min(len(own), len(cores) // ranks))
+
+
+def set_threads(comm: Any) -> int:
+    """Give torch its share of the node's cores; returns the number of threads. Collective: yes."""
+    threads = threads_of(comm)
+    import torch
+
+    torch.set_num_threads(threads)
+    return threads
+
+
+# -- leaving
+
+_farewells: list[Callable[[BaseException | None], None]] = []
+
+
+def add_farewell(tell: Callable[[BaseException | None], None]) -> None:
+    """Register what is to be told to the other side before this process ends the job."""
+    _farewells.append(tell)
+
+
+def end_job(error: BaseException, code: int = 1) -> None:
+    """Print the error, tell the other side and end all ranks with a non-zero status; returns in serial only.
+
+    A rank with a second-hand error waits a moment first, so that the first cause is printed, and only that.
+    Collective: no
+    """
+    if not _is_parallel():
+        return
+    second_hand = is_second_hand(error)
+    if not second_hand:
+        _print_error(error)
+    for tell in _farewells:
+        tell(error)
+    if second_hand:
+        time.sleep(GRACE)
+        _print_error(error)
+    _abort(code)
+
+
+def _is_parallel() -> bool:
+    if "mpi4py.MPI" not in sys.modules:
+        return False
+    from mpi4py import MPI
+
+    return bool(MPI.Is_initialized() and not MPI.Is_finalized() and MPI.COMM_WORLD.Get_size() > 1)
+
+
+def _print_error(error: BaseException) -> None:
+    head = f"neuroscale-couple: {_whoami()} failed; all ranks end:\n"
+    sys.stdout.flush()
+    sys.stderr.write(head + "".join(traceback.format_exception(error)))
+    sys.stderr.flush()
+
+
+def _whoami() -> str:
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    role = f" ({_split.role} rank {_split.local.Get_rank()})" if _split is not None else ""
+    return f"rank {world.Get_rank()} of {world.Get_size()}{role}"
+
+
+def _abort(code: int) -> None:
+    from mpi4py import MPI
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    MPI.COMM_WORLD.Abort(code or 1)
+
+
+_hooked = False
+
+
+def install_excepthook() -> None:
+    """Make an uncaught exception of this rank end the whole job, non-zero on every rank; serial runs keep theirs."""
+    global _hooked
+    if _hooked or not _is_parallel():
+        return
+    _hooked = True
+    former = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        end_job(error)
+        former(kind, error, trace)
+
+    sys.excepthook = hook
+
+
+def guard_exit(unfinished: Callable[[], str | None]) -> None:
+    """Install the exception hook, and end the job if this rank leaves early (sys.exit, a forgotten close).
+
+    unfinished: called at exit; a sentence if the other ranks would wait for this one, else None
+    """
+    install_excepthook()
+
+    def leave() -> None:
+        sentence = unfinished()
+        if sentence is None or not _is_parallel():
+            return
+        sys.stderr.write(f"neuroscale-couple: {_whoami()} {sentence}; all ranks end\n")
+        for tell in _farewells:
+            tell(None)
+        _abort(1)
+
+    atexit.register(leave)
+
+
+@contextmanager
+def abort_on_error() -> Iterator[None]:
+    """Run a program's body: any error, and any exit with a non-zero code, ends all ranks. Serial: changes nothing."""
+    try:
+        yield
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        if code != 0 and _is_parallel():
+            if isinstance(leaving.code, str):
+                sys.stderr.write(leaving.code + "\n")
+            _abort(code)
+        raise
+    except BaseException as error:
+        end_job(error)
+        raise

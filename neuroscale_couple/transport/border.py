@@ -1,0 +1,47 @@
+"""What is checked where values cross from the macro solver to us, whatever the transport."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from neuroscale_couple.errors import InputError
+from neuroscale_couple.values import F64, I64, Layout
+
+
+def pack_inputs(
+    layout: Layout, inputs: Mapping[str, npt.ArrayLike], ids: I64, window: int, iteration: int, rank: int
+) -> F64:
+    """Pack the macro solver's fields and refuse what is not finite.
+
+    ids: int64 [n]; the rest is for the message. Returns: float64 [n, layout.size]
+    Raises: InputError
+    """
+    packed = layout.pack(inputs, len(ids))
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = bool(np.isfinite(packed.sum()))  # one pass; the sum of finite numbers may overflow, hence:
+    if finite or np.isfinite(packed).all():
+        return packed
+    row, column = (int(i) for i in np.argwhere(~np.isfinite(packed))[0])
+    count = int((~np.isfinite(packed)).any(axis=1).sum())
+    raise InputError(
+        f"the macro solver sent {layout.columns[column]} = {packed[row, column]} at point id {ids[row]} "
+        f"(rank {rank}, window {window}, iteration {iteration}; {count} point(s) of this rank are not finite): "
+        "its iteration has diverged; take a smaller step, or check what it fills into this field"
+    )
+
+
+def check_time(t: float, dt: float, totals: Mapping[str, float], outputs: Layout) -> None:
+    """Refuse a time, step or total that is not a finite number or names no output. Raises: InputError."""
+    for name, value in {"t": t, "dt": dt, **totals}.items():
+        if not np.isfinite(value):
+            raise InputError(f"the macro solver sent {name} = {value}: it must be a finite number")
+    if unknown := sorted(set(totals) - set(outputs.columns)):
+        raise InputError(f"unknown total {unknown[0]!r}; the outputs are {list(outputs.columns)}")
+
+
+def describe_call(t: float, dt: float, totals: Mapping[str, float]) -> str:
+    """The arguments of `evaluate` that must be equal on all ranks, as one text."""
+    return f"calls evaluate(t={float(t)!r}, dt={float(dt)!r}, totals={sorted(totals.items())})"

@@ -1,0 +1,138 @@
+"""The service in the macro solver's own process: serial, or SPMD with every macro rank a service rank too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import numpy.typing as npt
+
+from neuroscale_couple.errors import InputError, TransportError
+from neuroscale_couple.parallel import agree, communicator, guard_exit
+from neuroscale_couple.transport.base import Closure, ServiceFactory, State
+from neuroscale_couple.transport.border import check_time, describe_call, pack_inputs
+from neuroscale_couple.transport.distribution import Distribution, pack_reply, unpack_reply
+from neuroscale_couple.values import F64, Batch, Outputs, Points, Reply
+
+T = TypeVar("T")
+PATIENCE = 20.0
+"""Seconds that a rank whose service failed waits for ranks that may be stuck inside theirs."""
+
+
+class EmbeddedClosure(Closure):
+    """Every macro rank is a service rank; points are dealt anew among them."""
+
+    def __init__(self, factory: ServiceFactory, comm: Any, points: Points) -> None:
+        """Deal the points and build the service. comm: mpi4py communicator, or None: serial.
+
+        Raises: InputError, what the factory raises. Collective: yes
+        """
+        self._comm = communicator(comm).Dup()
+        self._rank: int = self._comm.Get_rank()
+        self._ids = points.ids
+        self._broken: str | None = None
+        self._closed = False
+        if self._comm.Get_size() > 1:
+            guard_exit(self._unfinished)
+        self._distribution = Distribution(self._comm, points.ids)
+        owned = self._distribution.move(points)
+        service_comm = self._comm.Dup()
+        self._service = self._together("connecting", lambda: factory(owned, service_comm))
+        resumed = self._service.resumed()
+        self._window = 0 if resumed is None else resumed[0]
+        self._iteration = 0
+
+    def evaluate(
+        self, inputs: Mapping[str, npt.ArrayLike], t: float, dt: float, totals: Mapping[str, float] | None = None
+    ) -> Outputs:
+        """See `Closure.evaluate`."""
+        totals = totals or {}
+        rows = self._received(inputs, t, dt, totals)
+        batch = Batch(self._window, self._iteration, t, dt, self._distribution.forward(rows), totals)
+        place = f"window {self._window}, iteration {self._iteration}"
+        reply = self._together(place, lambda: self._service.evaluate(batch))
+        self._iteration += 1
+        return Outputs(self._service.outputs, self._sent_back(reply))
+
+    def _received(self, inputs: Mapping[str, npt.ArrayLike], t: float, dt: float, totals: Mapping[str, float]) -> F64:
+        """Pack and check this rank's inputs; all ranks go on, or all raise."""
+        rows, error = None, None
+        try:
+            self._check_usable()
+            check_time(t, dt, totals, self._service.outputs)
+            rows = pack_inputs(self._service.inputs, inputs, self._ids, self._window, self._iteration, self._rank)
+        except (InputError, TransportError) as found:
+            error = found
+        where = f"inputs of window {self._window}, iteration {self._iteration}"
+        agree(self._comm, error, where, describe_call(t, dt, totals) if self._comm.Get_size() > 1 else "")
+        assert rows is not None
+        return rows
+
+    def _sent_back(self, reply: Reply) -> Reply:
+        if self._distribution.identity:
+            return reply
+        n_in, n_out = self._service.inputs.size, self._service.outputs.size
+        return unpack_reply(self._distribution.backward(pack_reply(reply)), n_in, n_out)
+
+    def commit(self, macro_state: State | None = None) -> None:
+        """See `Closure.commit`."""
+        self._call("commit", lambda: self._service.commit(macro_state))
+        self._window += 1
+        self._iteration = 0
+
+    def rollback(self) -> None:
+        """See `Closure.rollback`."""
+        self._call("rollback", lambda: self._service.rollback())
+        self._iteration = 0
+
+    def resumed(self) -> tuple[int, State] | None:
+        """See `Closure.resumed`."""
+        return self._service.resumed()
+
+    def close(self) -> None:
+        """See `Closure.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._broken is None:
+            self._together("close", self._service.close)
+
+    def abandon(self, error: BaseException) -> None:
+        """See `Closure.abandon`: serial runs close; several ranks cannot do so together, their job ends."""
+        if self._comm.Get_size() == 1 or self._broken is not None:
+            self.close()
+        else:
+            self._broken = str(error)
+
+    def _call(self, name: str, action: Callable[[], None]) -> None:
+        error = None
+        try:
+            self._check_usable()
+        except TransportError as found:
+            error = found
+        agree(self._comm, error, name, f"calls {name}")
+        self._together(f"{name} of window {self._window}", action)
+
+    def _check_usable(self) -> None:
+        if self._broken is not None:
+            raise TransportError(f"the service has failed earlier and cannot go on: {self._broken}")
+        if self._closed:
+            raise TransportError("the closure was closed; connect again to go on")
+
+    def _together(self, where: str, action: Callable[[], T]) -> T:
+        """Run a part of the service; all ranks go on, or all raise and the closure is of no more use."""
+        result: list[T] = []
+        error: Exception | None = None
+        try:
+            result.append(action())
+        except Exception as found:
+            error = found
+        try:
+            agree(self._comm, error, where, patience=PATIENCE)
+        except Exception as found:
+            self._broken = str(found)
+            raise
+        return result[0]
+
+    def _unfinished(self) -> str | None:
+        return None if self._closed else "left before closure.close()"
