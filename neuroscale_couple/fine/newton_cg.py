@@ -21,6 +21,7 @@ from neuroscale_couple.physics.periodic import GreenOperator
 
 _LINE_SEARCH = 12
 _SLOPE = 0.5
+_NEAR = 1e-6
 _TINY = 1e-300
 
 
@@ -122,16 +123,24 @@ class NewtonCG:
         """Energy norm of the compatible part of the flux, against the mean flux."""
         size = torch.linalg.vector_norm(flux.mean(dim=(-2, -1)), dim=1).clamp_min(self.floor)
         scale = 2.0 * self.green.second if self.green.components == 3 else self.green.first
-        return torch.sqrt(torch.clamp_min(-_dot(z, flux) * scale, 0.0)) / size
+        return torch.sqrt(self._square(z) * scale) / size
+
+    def _square(self, z: Tensor) -> Tensor:
+        """<z : C0 z> of [..., c, y, x]; unlike -<z : tau> it keeps its digits when z is small."""
+        if self.green.components == 2:
+            return _dot(z, z) * self.green.first
+        trace = (z[..., 0, :, :] + z[..., 1, :, :]).flatten(-2)
+        bulk = torch.linalg.vecdot(trace, trace) * (self.green.first / (z.shape[-1] * z.shape[-2]))
+        return _dot(z, z) * (2.0 * self.green.second) + bulk
 
     def _newton(self, e: Tensor, s: Tensor, z: Tensor, parameters: tuple[Tensor, Tensor], relative: Tensor) -> Tensor:
         """One damped Newton step in place: field e, flux s = s(e), z = -Gamma s; returns CG iterations [n]."""
         moduli = self.law.moduli(e, *parameters)
         forcing = torch.clamp(0.5 * relative, max=0.1).clamp_min(0.5 * self.tolerance / relative)
-        rho = -_dot(z, s)
+        rho = self._square(z)
         d = torch.zeros_like(e)
         spent = self._cg(moduli, d[:, None], s.clone()[:, None], z[:, None], (forcing**2 * rho)[:, None])
-        slope = _dot(s, d)
+        slope = torch.where(relative > _NEAR, _dot(s, d), float("inf"))  # near the solution a full step is safe
         e += d
         s.copy_(self.law.flux(e, *parameters))
         self._damp(e, s, d, slope, parameters)
@@ -164,7 +173,7 @@ class NewtonCG:
         """
         spent = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         all_x, all_tau, rows = x, tau, torch.arange(len(x), device=x.device)
-        rho = -_dot(z, tau)
+        rho = self._square(z)
         p = z.clone()
         for step in range(self.max_cg):
             going = (rho > stop).any(dim=1)
@@ -181,7 +190,7 @@ class NewtonCG:
             tau.addcmul_(q, alpha[..., None, None, None])
             spent[rows] += 1
             z = self.gamma(tau)
-            new = _dot(z, tau)
+            new = self._square(z)
             p.mul_((new / rho.clamp_min(_TINY))[..., None, None, None]).sub_(z)
             rho = new
         if x is not all_x:
