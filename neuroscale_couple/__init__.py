@@ -8,10 +8,10 @@ The macro solver's side is four calls:
     closure.close()
 """
 
-from neuroscale_couple.assemble import connect, serve, split_world
+from neuroscale_couple.assemble import connect, serve, settings_of, split_world
 from neuroscale_couple.errors import NeuroscaleError
 from neuroscale_couple.reasons import Reason, Source
 from neuroscale_couple.values import Points
 
 __version__ = "0.1.0"
-__all__ = ["NeuroscaleError", "Points", "Reason", "Source", "connect", "serve", "split_world"]
+__all__ = ["NeuroscaleError", "Points", "Reason", "Source", "connect", "serve", "settings_of", "split_world"]

@@ -58,6 +58,13 @@ def connect(config: str | Path, comm: Any = None, points: Points | None = None) 
     return make_closure(loaded, results_folder(loaded), factory_for(loaded), comm, points)
 
 
+def settings_of(config: str | Path) -> dict[str, Any]:
+    """The free `neuroscale.settings` of a configuration, for the macro solver's script. Raises: ConfigError."""
+    from neuroscale_couple.config.load import load
+
+    return dict(load(Path(config), run_options.overrides).config.neuroscale.settings)
+
+
 def serve(config: str | Path) -> None:
     """Be the service of the `mpi` transport until the macro solver closes. Collective: yes, over the service ranks."""
     from neuroscale_couple.config.load import load
