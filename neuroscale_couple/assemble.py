@@ -46,16 +46,25 @@ def connect(config: str | Path, comm: Any = None, points: Points | None = None) 
     come from the configuration.
     Raises: ConfigError, ArtifactError, MicrostructureError, CheckpointError. Collective: yes, over comm.
     """
-    from neuroscale_couple import parallel
     from neuroscale_couple.config.load import load
     from neuroscale_couple.transport import make_closure
 
     loaded = load(Path(config), run_options.overrides)
     if points is None:
         raise TypeError("connect needs the points that this rank owns: connect(config, comm, points)")
-    if comm is not None:
-        parallel.check_world(comm)
-    return make_closure(loaded, results_folder(loaded), factory_for(loaded), comm, points)
+    folder = results_folder(loaded)
+    if comm is None or comm.Get_rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+    closure = make_closure(loaded, folder, factory_for(loaded), comm, points)
+    closure.folder = folder
+    return closure
+
+
+def settings_of(config: str | Path) -> dict[str, Any]:
+    """The free values of the configuration (`neuroscale.settings`), for the macro solver's own use."""
+    from neuroscale_couple.config.load import load
+
+    return dict(load(Path(config), run_options.overrides).config.neuroscale.settings)
 
 
 def settings_of(config: str | Path) -> dict[str, Any]:
@@ -102,6 +111,7 @@ def factory_for(loaded: Loaded) -> Any:
 def build(loaded: Loaded, points: Points, comm: Any) -> Loop:
     """The loop of one service rank. Collective: yes, over comm."""
     from neuroscale_couple import parallel
+    from neuroscale_couple.config.load import dump
     from neuroscale_couple.loop import Loop
 
     folder = results_folder(loaded)
@@ -109,7 +119,7 @@ def build(loaded: Loaded, points: Points, comm: Any) -> Loop:
     keep_freed_memory()
     if parallel.rank(comm) == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        write_resolved(loaded, folder)
+        (folder / "neuroscale.resolved.yaml").write_text(dump(loaded.config))
     parallel.barrier(comm)
     problem = _problem(loaded)
     points = _with_microstructures(loaded, problem, points)
@@ -124,13 +134,6 @@ def build(loaded: Loaded, points: Points, comm: Any) -> Loop:
     loop = Loop(_replace_surrogate(parts, surrogate), points, comm)
     loop.restore(arrays, meta)
     return loop
-
-
-def write_resolved(loaded: Loaded, folder: Path) -> None:
-    """Save the resolved configuration with the results."""
-    from neuroscale_couple.config.load import dump
-
-    (folder / "neuroscale.resolved.yaml").write_text(dump(loaded.config))
 
 
 def _problem(loaded: Loaded) -> MicroProblem:

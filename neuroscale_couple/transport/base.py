@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -46,7 +47,10 @@ class Closure(ABC):
     """The macro solver's side: the same whatever the transport.
 
     All calls are collective over the macro ranks.
+    folder: where the run writes its results; the macro solver may write beside them
     """
+
+    folder: Path = Path()
 
     @abstractmethod
     def evaluate(
