@@ -61,7 +61,7 @@ $(STAMPS)/package: $(STAMPS)/torch $(SOURCES)
 
 # mpi4py takes the system's MPI; where there is none, PyPI's mpich brings one.
 $(STAMPS)/mpi: $(STAMPS)/package
-	@$(BIN)/python -c 'from mpi4py import MPI' 2>/dev/null || $(BIN)/python -m pip install --quiet '.[mpich]'
+	@$(BIN)/python -c 'from mpi4py import MPI' 2>/dev/null || $(BIN)/python -m pip install --quiet mpich
 	@touch $@
 
 $(STAMPS)/test: $(STAMPS)/package
