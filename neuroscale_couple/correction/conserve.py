@@ -119,11 +119,17 @@ class Conserve(Correction):
     def _warn(self, batch: Batch, name: str, total: float, residual: float) -> None:
         where = f"window {batch.window}, iteration {batch.iteration}: the balance of {name!r}"
         if self.defect[name] > ROUND_OFF:
-            self._once(name, "defect", f"{where} misses its total {total:g} by {residual:g} and cannot be restored: every "
-                       "answer comes from the fine solver; check the total or the volumes")  # fmt: skip
+            self._once(
+                name, "defect",
+                f"{where} misses its total {total:g} by {residual:g} and cannot be restored: every answer comes from "
+                "the fine solver; check the total or the volumes",
+            )  # fmt: skip
         elif self.change[name] > LARGE:
-            self._once(name, "large", f"{where} is restored, but some answers change by {self.change[name]:.1f} times their "
-                       f"estimated error; check the total {total:g}, the volumes, or the surrogate")  # fmt: skip
+            self._once(
+                name, "large",
+                f"{where} is restored, but some answers change by {self.change[name]:.1f} times their estimated error; "
+                f"check the total {total:g}, the volumes, or the surrogate",
+            )  # fmt: skip
 
     def _once(self, name: str, kind: str, text: str) -> None:
         if (name, kind) not in self._said and (self._comm is None or self._comm.rank == 0):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from neuroscale_couple.config import schema
 from neuroscale_couple.gate.base import GateStage
@@ -94,8 +95,12 @@ def draw(seed: int, window: int, ids: I64) -> Any:
 
     Source: Steele, Lea & Flood 2014 (SplitMix64), used as a counter-based hash.
     """
-    key = _mix(_mix(np.array([seed], dtype=np.int64).view(np.uint64)) ^ np.array([window], dtype=np.int64).view(np.uint64))
-    return _mix(_mix(np.ascontiguousarray(ids, dtype=np.int64).view(np.uint64)) ^ key)
+    key = _mix(_mix(_unsigned([seed])) ^ _unsigned([window]))
+    return _mix(_mix(_unsigned(ids)) ^ key)
+
+
+def _unsigned(values: npt.ArrayLike) -> Any:
+    return np.ascontiguousarray(values, dtype=np.int64).view(np.uint64)
 
 
 def _mix(z: Any) -> Any:

@@ -18,7 +18,7 @@ def refuse(reason: U8, rows: Bool, why: Reason) -> None:
     np.copyto(reason, np.uint8(why), where=rows & (reason == 0))
 
 
-class GateStage(ABC):
+class GateStage(ABC):  # noqa: B024 - every method has a default: a stage overrides what it needs
     """One reason to refuse. A stage only ever adds refusals: it writes to `reason` where that is still 0.
 
     All arrays are per row; a decision for a row depends on that row (and on past audits) alone.

@@ -1,4 +1,4 @@
-"""The gate of a run: the configured stages in order, closed as a whole by the config, by a missing model or by audits."""
+"""The gate of a run: the configured stages in order; closed as a whole by the config, without a model, or by audits."""
 
 from __future__ import annotations
 
@@ -165,11 +165,12 @@ def _build(name: str, settings: schema.Gate, problem: MicroProblem) -> GateStage
         return STAGES[name](settings, problem)
     module, _, attribute = name.partition(":")
     if not attribute:
-        raise ConfigError(f"gate.stages: unknown stage {name!r}; one of {sorted(STAGES)}, or package.module:Class of your own")
+        known = f"one of {sorted(STAGES)}, or package.module:Class of your own"
+        raise ConfigError(f"gate.stages: unknown stage {name!r}; {known}")
     try:
         kind = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"gate.stages: {name!r} cannot be loaded: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, GateStage)):
-        raise ConfigError(f"gate.stages: {name!r} is not a GateStage; derive it from neuroscale_couple.gate.base.GateStage")
+        raise ConfigError(f"gate.stages: {name!r} is not a GateStage; derive it from neuroscale_couple.gate.base")
     return kind(settings, problem)

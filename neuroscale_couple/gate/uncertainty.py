@@ -2,7 +2,7 @@ r"""Stage `uncertainty`: turns the surrogate's own score into a statement about 
 
 Threshold (Learn-then-Test, through MAPIE). For each rung, answers with score <= lambda are accepted, with the
 largest lambda of a grid for which the hypothesis "more than 1 - confidence of the accepted answers pass the
-tolerance" is rejected on held-out pairs (score, error); the family-wise error is `DELTA` = 5 % (fixed sequences
+tolerance" is rejected on held-out pairs (score, error); the family-wise error is `calibration.DELTA` = 5 % (fixed sequences
 that start at low scores; exact binomial p-values).
 Guaranteed: with probability 95 % over the draw of the calibration set, at most 1 - confidence of the accepted
 answers of a rung have a relative error above the tolerance.
@@ -25,20 +25,13 @@ from typing import Any
 
 import numpy as np
 
+from neuroscale_couple.calibration import certified_threshold, clean_pairs, error_curve, smallest_certifiable
 from neuroscale_couple.config import schema
 from neuroscale_couple.gate.base import GateStage, refuse
 from neuroscale_couple.physics.base import MicroProblem
 from neuroscale_couple.reasons import Reason, Source
 from neuroscale_couple.surrogate.artifact import Card
 from neuroscale_couple.values import F64, U8, Bool, Points, Prediction
-
-DELTA = 0.05
-"""Chance, over the draw of the calibration set, that a threshold does not keep its promise."""
-GRID = 64
-STARTS = 4
-BINS = 20
-BIN_SIZE = 60
-TINY = 1e-12
 
 log = logging.getLogger("neuroscale_couple.gate")
 
@@ -141,85 +134,14 @@ class Uncertainty(GateStage):
         self._calibrate()
 
 
-def clean_pairs(score: F64, error: F64) -> F64:
-    """Pairs (score, error) as float64 [n, 2]; an error that is not finite counts as infinite, a bad score is left out."""
-    pairs = np.column_stack([score, np.where(np.isfinite(error), error, np.inf)]).astype(np.float64)
-    return np.asarray(pairs[np.isfinite(pairs[:, 0])])
-
-
-def smallest_certifiable(confidence: float, delta: float = DELTA / STARTS) -> int:
-    """Number of answers, all within the tolerance, below which nothing can be certified: ln(delta)/ln(confidence)."""
-    return int(np.ceil(np.log(delta) / np.log(confidence)))
-
-
-def certified_threshold(score: F64, error: F64, tolerance: float, confidence: float) -> float | None:
-    """Largest score whose acceptance is certified (see the module's text), or None.
-
-    score, error: float64 [n], held-out pairs; equal for any order of the pairs
-    """
-    from mapie.risk_control.fwer_control import FWERFixedSequenceTesting, control_fwer
-    from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value
-
-    least = smallest_certifiable(confidence)
-    if len(score) < least:
-        return None
-    sizes, grid, bad = _grid(score, error > tolerance, least)
-    p_values = compute_hoeffding_bentkus_p_value(bad / sizes, sizes, 1.0 - confidence, binary=True)[:, 0]
-    starts = min(STARTS, len(grid))
-    certified = control_fwer(p_values, DELTA, fwer_method=FWERFixedSequenceTesting(n_starts=starts))
-    return float(grid[certified[-1]]) if len(certified) else None
-
-
-def _grid(score: F64, bad: Bool, least: int) -> tuple[F64, F64, F64]:
-    """Thresholds from the scores alone (never from the errors), each with its accepted and bad answers."""
-    order = np.argsort(score, kind="stable")
-    ordered = score[order]
-    count = min(GRID, len(score) - least + 1)
-    grid = np.unique(ordered[np.unique(np.linspace(least, len(score), count).astype(np.int64)) - 1])
-    sizes = np.searchsorted(ordered, grid, side="right")
-    total_bad = np.concatenate([[0], np.cumsum(bad[order])])
-    return sizes.astype(np.float64), grid, total_bad[sizes].astype(np.float64)
-
-
-def error_curve(score: F64, error: F64, confidence: float) -> tuple[F64, F64]:
-    """Knots (score, estimate), both float64 [k], of the calibrated error estimate; see the module's text."""
-    order = np.argsort(score, kind="stable")
-    s, e = np.maximum(score[order], TINY), error[order]
-    bins = max(1, min(BINS, len(s) // BIN_SIZE))
-    edges = np.linspace(0, len(s), bins + 1).astype(np.int64)
-    knots, values, top, start = [0.0], [0.0], 0.0, 0.0
-    for first, last in zip(edges[:-1], edges[1:], strict=True):
-        ratio = _upper_quantile(e[first:last] / s[first:last], confidence)
-        end = float(s[last - 1])
-        if end <= start:
-            continue
-        low, high = max(top, ratio * start), max(top, ratio * end)
-        knots += [np.nextafter(start, np.inf)]
-        values += [low]
-        if ratio > 0.0 and start < top / ratio < end:  # where the running maximum is left
-            knots += [top / ratio]
-            values += [top]
-        knots += [end]
-        values += [high]
-        top, start = high, end
-    knots += [max(start, TINY) * 1e6]
-    values += [max(top, TINY) * 1e6]
-    return np.asarray(knots), np.asarray(values)
-
-
-def _upper_quantile(values: F64, confidence: float) -> float:
-    """Conformal quantile: the ceil((n + 1) confidence)-th smallest value; the largest if n is too small."""
-    n = len(values)
-    rank = min(int(np.ceil((n + 1) * confidence)), n)
-    return float(np.partition(values, rank - 1)[rank - 1])
-
-
 def _explain(rung: Source, error: F64, settings: schema.Gate) -> str:
     """A sentence that says why a rung accepts nothing."""
     head = f"gate: {rung.name.lower()} accepts nothing at a tolerance of {settings.tolerance:g}: "
     least = smallest_certifiable(settings.confidence)
     if len(error) < least:
-        return head + f"{len(error)} held-out answers are too few to certify {settings.confidence:.0%}, at least {least} are needed"
+        return head + (
+            f"{len(error)} held-out answers are too few to certify {settings.confidence:.0%}, at least {least} are needed"
+        )
     share = float(np.mean(error > settings.tolerance))
     return head + (
         f"{share:.1%} of {len(error)} held-out answers pass it and no threshold of the score sorts them out; "
