@@ -101,7 +101,7 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Loaded
 
 def dump(config: Config) -> str:
     """The resolved configuration as YAML, all defaults written out."""
-    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=110)
     return text
 
 

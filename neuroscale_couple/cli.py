@@ -1,0 +1,296 @@
+"""The command line: `neuroscale-couple run | serve | check | train | report`."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import runpy
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from neuroscale_couple import assemble, parallel
+from neuroscale_couple.config.load import Loaded, dump, load, parse_value
+from neuroscale_couple.errors import ConfigError, NeuroscaleError
+
+if TYPE_CHECKING:
+    from neuroscale_couple.evaluation.summary import RunRecord
+
+FINE_ONLY = {"model": None, "gate.open": False, "gate.audit": 0.0, "learning.mode": "off"}
+COLD = {"model": None, "learning.mode": "online"}
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status. An error ends all ranks, non-zero, with a plain message."""
+    args = parser().parse_args(arguments)
+    with parallel.abort_on_error():
+        try:
+            return int(args.command(args))
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+        except Exception as error:
+            if args.debug:
+                raise
+            told = plain(error)
+            parallel.end_job(told)  # several ranks: says it once and ends all of them
+            sys.stdout.flush()
+            sys.stderr.write(f"neuroscale-couple: error: {told}\n")
+            return 1
+
+
+def plain(error: Exception) -> NeuroscaleError:
+    """An error that reads as one plain message; one that is not ours names where it came from."""
+    if isinstance(error, NeuroscaleError):
+        return error
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{last.filename}, line {last.lineno}; --debug shows the whole traceback"
+    return NeuroscaleError(f"{type(error).__name__}: {error} ({where})")
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser(prog="neuroscale-couple", description=(__doc__ or "").splitlines()[0])
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], text: str, target: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
+        sub.add_argument("target", metavar=target, type=Path)
+        sub.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="replace a key of the config")
+        sub.add_argument("--out", metavar="DIR", type=Path, help="folder of the results (output.folder)")
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return sub
+
+    run = add("run", run_command, "run the macro script of a case with the service in its process", "CASE.yaml")
+    run.add_argument("--compare", action="store_true", help="make the fine-only run too, and write summary and report")
+    run.add_argument("--reuse", action="store_true", help="take an earlier fine-only run of the same configuration")
+    run.add_argument("--cold", action="store_true", help="start without a model and learn during the run")
+    run.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    add("serve", serve_command, "be the service of `transport: mpi` beside a macro solver", "CASE.yaml")
+    add("check", check_command, "find what is wrong with a case before it runs", "CASE.yaml")
+    add("train", train_command, "make the data and train the model of a case", "CASE.yaml")
+    add("report", report_command, "write the report of a finished run again", "CASE.yaml")
+    return top
+
+
+def overrides_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Keys given by --set and --out. Raises: ConfigError."""
+    found: dict[str, Any] = {}
+    for text in args.set:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {text}: expected KEY=VALUE, e.g. --set gate.tolerance=0.01")
+        found[key.strip()] = parse_value(value)
+    if args.out is not None:
+        found["output.folder"] = str(args.out)
+    return found
+
+
+# -- run ---------------------------------------------------------------------------------------------------------
+
+
+def run_command(args: argparse.Namespace) -> int:
+    """`run`: one run, or a fine-only run and the run to compare."""
+    given = overrides_of(args)
+    overrides = given | (COLD if args.cold else {})
+    loaded = load(args.target, overrides)
+    if loaded.macro is None:
+        raise ConfigError(f"{loaded.path}: neuroscale.macro names no script; `run` needs one, e.g. macro: plate.py")
+    if args.compare and loaded.config.neuroscale.transport != "embedded":
+        raise ConfigError(f"{loaded.path}: --compare needs transport: embedded; make the two runs one by one")
+    label = "cold" if args.cold else "run"
+    say(f"[bold]{escape(loaded.case)}[/]: the resolved configuration", dump(loaded.config).rstrip())
+    reused = False
+    if args.compare:
+        reused = run_fine_only(args, given | FINE_ONLY)
+    run_once(args, overrides, label)
+    if is_root():
+        finish(loaded, label, reused if args.compare else None)
+    return 0
+
+
+def run_fine_only(args: argparse.Namespace, overrides: dict[str, Any]) -> bool:
+    """The run that the other is measured against; returns whether an earlier one was taken."""
+    from neuroscale_couple.evaluation.summary import RunRecord
+
+    loaded = load(args.target, overrides)
+    folder = results(loaded, "fine_only")
+    old = RunRecord.load(folder)
+    if (args.reuse or args.resume) and old is not None and old.finished and old.same_run(record(loaded, "fine_only")):
+        say(f"fine-only: taking the finished run in {folder} (same configuration, script, ranks and threads)")
+        return True
+    run_once(args, overrides, "fine_only")
+    return False
+
+
+def run_once(args: argparse.Namespace, overrides: dict[str, Any], label: str) -> None:
+    """Execute the macro script in this process, on every rank, and write down how long it took."""
+    loaded = load(args.target, overrides)
+    folder = results(loaded, label)
+    resume = args.resume and (folder / "checkpoint").exists()
+    assert loaded.macro is not None
+    if is_root():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "run.json").unlink(missing_ok=True)
+    say(f"[bold]{label}[/]: {escape(str(loaded.macro))}" + (" (resumed)" if resume else ""))
+    preload()
+    former = assemble.run_options
+    assemble.run_options = assemble.RunOptions(overrides, resume, label)
+    start = time.perf_counter()
+    try:
+        execute(loaded.macro, loaded.path)
+    finally:
+        assemble.run_options = former
+    wall = time.perf_counter() - start
+    if is_root():
+        if resume:
+            from neuroscale_couple.ledger import read_table
+
+            wall = sum(read_table(folder / "ledger.csv").get("seconds_total", []))
+        record(loaded, label, wall, resume, finished=True).save(folder)
+    say(f"[bold]{label}[/]: done in {wall:.2f} s, results in {escape(str(folder))}")
+
+
+def execute(script: Path, config: Path) -> None:
+    """Run a macro script as `python script config` would."""
+    argv, path = sys.argv, list(sys.path)
+    sys.argv = [str(script), str(config)]
+    sys.path.insert(0, str(script.parent))
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as leaving:
+        if leaving.code not in (None, 0):
+            raise NeuroscaleError(f"the macro script {script} ended with {leaving.code!r}") from None
+    finally:
+        sys.argv, sys.path[:] = argv, path
+
+
+def preload() -> None:
+    """Import what every run needs, so that the first of two compared runs does not pay for it."""
+    import meshio  # noqa: F401
+    import scipy.sparse.linalg  # noqa: F401
+    import torch  # noqa: F401
+
+    from neuroscale_couple import loop  # noqa: F401
+
+
+def finish(loaded: Loaded, label: str, reused: bool | None) -> None:
+    """Write summary and report; reused: None if there was no fine-only run to compare with."""
+    from neuroscale_couple.evaluation.report import write_report
+    from neuroscale_couple.evaluation.summary import summarise, table
+
+    folder = results(loaded, label)
+    reference = results(loaded, "fine_only") if reused is not None else None
+    gate = loaded.config.neuroscale.gate.model_dump()
+    summary = summarise(folder, gate, reference, bool(reused))
+    target = folder.parent if label == "run" else folder
+    (target / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    console.print(table(summary, f"{loaded.case}, {label}"))
+    report = write_report(target, folder, reference, summary, loaded)
+    say(f"summary: {target / 'summary.json'}", f"report:  {report}")
+
+
+def results(loaded: Loaded, label: str) -> Path:
+    """Folder of a run."""
+    return Path(loaded.config.neuroscale.output.folder) / loaded.case / label
+
+
+def record(loaded: Loaded, label: str, wall: float = 0.0, resumed: bool = False, finished: bool = False) -> RunRecord:
+    """What identifies a run, and how long it took."""
+    from neuroscale_couple.evaluation.summary import RunRecord
+
+    threads = int(os.environ.get("OMP_NUM_THREADS", "0").split(",")[0] or 0) or len(os.sched_getaffinity(0))
+    ranks = max(1, parallel.launched_size())
+    return RunRecord(label, loaded.digest, script_digest(loaded), ranks, threads, wall, resumed, finished)
+
+
+def script_digest(loaded: Loaded) -> str:
+    """SHA-256 of the macro script and the Python files beside it."""
+    assert loaded.macro is not None
+    digest = hashlib.sha256()
+    for path in sorted(loaded.macro.parent.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+# -- the other commands ------------------------------------------------------------------------------------------
+
+
+def serve_command(args: argparse.Namespace) -> int:
+    """`serve`: answer a macro solver of the same MPI job."""
+    assemble.run_options = assemble.RunOptions(overrides_of(args))
+    assemble.serve(args.target)
+    return 0
+
+
+def check_command(args: argparse.Namespace) -> int:
+    """`check`: a list of findings; status 1 if one is wrong."""
+    from neuroscale_couple.evaluation.check import check
+
+    loaded = load(args.target, overrides_of(args))
+    wrong = 0
+    for finding in check(loaded, results(loaded, "run")):
+        mark = "[green]✓[/]" if finding.good else "[red]✗[/]"
+        console.print(f"{mark} {finding.what + ':':<18} {escape(finding.said)}")
+        wrong += not finding.good
+    console.print("all good" if not wrong else f"[red]{wrong} to put right[/]")
+    return int(wrong > 0)
+
+
+def train_command(args: argparse.Namespace) -> int:
+    """`train`: data and model of the case, to the path that the config names."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from neuroscale_couple import training
+
+    loaded = load(args.target, overrides_of(args))
+    if loaded.model is None:
+        raise ConfigError(f"{loaded.path}: neuroscale.model names no file for the trained model, e.g. model: model.pt")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        path = training.train_from_config(loaded.config, loaded.folder, progress)
+    say(f"model: {path}")
+    return 0
+
+
+def report_command(args: argparse.Namespace) -> int:
+    """`report`: summary and report of the results that are there."""
+    loaded = load(args.target, overrides_of(args))
+    found = False
+    for label in ("run", "cold"):
+        folder = results(loaded, label)
+        if (folder / "ledger.csv").exists():
+            reference = (results(loaded, "fine_only") / "run.json").exists()
+            finish(loaded, label, False if reference else None)
+            found = True
+    if not found:
+        raise ConfigError(f"no results in {results(loaded, 'run').parent}; run the case first, or give --out")
+    return 0
+
+
+def is_root() -> bool:
+    """Whether this rank writes and talks."""
+    if parallel.launched_size() <= 1:
+        return True
+    return int(assemble.split_world("macro").local.Get_rank()) == 0
+
+
+def say(*lines: str) -> None:
+    """Print on rank 0."""
+    if is_root():
+        for line in lines:
+            console.print(line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""What can be found wrong with a case before it runs: configuration, macro script, micro structures, artifact, gate."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neuroscale_couple.config.load import Loaded
+from neuroscale_couple.errors import NeuroscaleError
+from neuroscale_couple.values import Points
+
+if TYPE_CHECKING:
+    from neuroscale_couple.physics.base import MicroProblem
+    from neuroscale_couple.surrogate.base import Surrogate
+
+SAMPLE = 16
+"""Micro structures that are made and looked at."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. what: a few words; said: what was found, and what to do if it is wrong."""
+
+    good: bool
+    what: str
+    said: str
+
+
+def check(loaded: Loaded, results: Path) -> Iterator[Finding]:
+    """Look at everything that a run of this configuration needs; findings come as they are made."""
+    yield Finding(True, "configuration", f"{loaded.path} is complete and consistent")
+    yield _macro(loaded)
+    yield _results(results)
+    problem: MicroProblem | None = None
+    try:
+        problem = _problem(loaded)
+    except NeuroscaleError as error:
+        yield Finding(False, "micro problem", str(error))
+    if problem is None:
+        return
+    grid = getattr(problem, "grid", None)
+    yield Finding(True, "micro problem", f"{problem.name}" + (f" on {grid[1]} x {grid[0]} pixels" if grid else ""))
+    yield _load_range(loaded, problem)
+    points, finding = _micro_structures(loaded, problem)
+    yield finding
+    if points is not None:
+        yield _fine_solver(loaded, problem, points)
+    surrogate, finding = _model(loaded, problem)
+    yield finding
+    if surrogate is not None and points is not None:
+        yield _gate(loaded, problem, points, surrogate)
+
+
+def _problem(loaded: Loaded) -> MicroProblem:
+    from neuroscale_couple.physics import make_problem
+
+    return make_problem(loaded.config.neuroscale.problem)
+
+
+def _macro(loaded: Loaded) -> Finding:
+    script = loaded.macro
+    if script is None:
+        return Finding(True, "macro solver", "no script named: your solver calls connect() itself, `run` is not used")
+    if not script.is_file():
+        return Finding(False, "macro solver", f"no file {script}; correct neuroscale.macro in {loaded.path}")
+    try:
+        compile(script.read_text(encoding="utf-8"), str(script), "exec")
+    except (SyntaxError, UnicodeDecodeError) as error:
+        return Finding(False, "macro solver", f"{script} is not valid Python: {error}")
+    return Finding(True, "macro solver", str(script))
+
+
+def _results(folder: Path) -> Finding:
+    existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    if not os.access(existing, os.W_OK):
+        return Finding(False, "results", f"{existing} cannot be written; choose another folder with --out or output.folder")
+    return Finding(True, "results", f"go to {folder}")
+
+
+def _load_range(loaded: Loaded, problem: MicroProblem) -> Finding:
+    ranges, columns = loaded.config.neuroscale.training.load_range, problem.inputs.columns
+    for name in ranges:
+        if name not in columns:
+            said = f"training.load_range.{name}: no such input; {problem.name} takes {', '.join(columns)}"
+            return Finding(False, "training range", said)
+    if missing := [name for name in columns if name not in ranges]:
+        said = f"no range for {', '.join(missing)}; `train` needs training.load_range of every input"
+        return Finding(loaded.model is not None and loaded.model.exists(), "training range", said)
+    return Finding(True, "training range", ", ".join(f"{k} {low:g}..{high:g}" for k, (low, high) in ranges.items()))
+
+
+def _micro_structures(loaded: Loaded, problem: MicroProblem) -> tuple[Points | None, Finding]:
+    from neuroscale_couple.physics.base import CellProblem
+    from neuroscale_couple.physics.microstructure import generate
+
+    ids = np.arange(SAMPLE, dtype=np.int64)
+    if not isinstance(problem, CellProblem):
+        return None, Finding(True, "micro structures", f"{problem.name} brings its own parameters; not checked here")
+    settings = loaded.config.neuroscale.microstructure
+    try:
+        phase = generate(settings, ids, problem.grid[0], loaded.folder)
+        problem.check_parameters({"phase": phase})
+    except NeuroscaleError as error:
+        return None, Finding(False, "micro structures", str(error))
+    share = phase.mean(axis=(1, 2))
+    said = f"{settings.kind}, {SAMPLE} looked at: inclusion share {share.min():.2f} to {share.max():.2f}"
+    points = Points(ids, np.zeros((SAMPLE, 2)), np.ones(SAMPLE), {"phase": phase})
+    return points, Finding(True, "micro structures", said)
+
+
+def _fine_solver(loaded: Loaded, problem: MicroProblem, points: Points) -> Finding:
+    from neuroscale_couple.fine import make_fine_solver
+
+    config = loaded.config.neuroscale
+    try:
+        solver = make_fine_solver(config.fine, problem)
+        solver.attach(points)
+        if not config.training.load_range:
+            return Finding(True, "fine solver", f"{config.fine.solver}; not tried, as training.load_range is empty")
+        upper = [config.training.load_range.get(name, (0.0, 0.0))[1] for name in problem.inputs.columns]
+        answer = solver.solve(np.arange(len(points), dtype=np.int64), np.tile(upper, (len(points), 1)))
+    except NeuroscaleError as error:
+        return Finding(False, "fine solver", str(error))
+    if not answer.converged.all():
+        row = int(np.flatnonzero(~answer.converged)[0])
+        said = f"does not converge at the upper end of training.load_range: {solver.diagnosis(row)}"
+        return Finding(False, "fine solver", said)
+    said = f"{config.fine.solver} converges at the upper end of the range, {answer.iterations.mean():.0f} iterations a point"
+    return Finding(True, "fine solver", said)
+
+
+def _model(loaded: Loaded, problem: MicroProblem) -> tuple[Surrogate | None, Finding]:
+    path = loaded.model
+    if path is None:
+        mode = loaded.config.neuroscale.learning.mode
+        learns = "the run learns" if mode == "online" else f"and never learns (learning.mode is {mode})"
+        return None, Finding(True, "model", f"none named: every point starts on the fine solver, {learns}")
+    if not path.exists():
+        said = f"no file {path}; make it with `neuroscale-couple train {loaded.path}`, or start without one: --cold"
+        return None, Finding(False, "model", said)
+    from neuroscale_couple import surrogate
+
+    try:
+        model = surrogate.load(path, problem, device=loaded.config.neuroscale.fine.device)
+    except NeuroscaleError as error:
+        return None, Finding(False, "model", str(error))
+    p95 = {k: v for k, v in model.card.metrics.items() if "p95" in k}
+    errors = ", ".join(f"{name} {100 * value:.2f} %" for name, value in p95.items())
+    return model, Finding(True, "model", f"{path.name} fits the micro problem; held-out error: {errors or 'not stated'}")
+
+
+def _gate(loaded: Loaded, problem: MicroProblem, points: Points, model: Surrogate) -> Finding:
+    from neuroscale_couple.gate import make_gate
+
+    settings = loaded.config.neuroscale.gate
+    try:
+        gate: Any = make_gate(settings.model_copy(update={"open": True}), problem, None)
+        gate.attach(points, model.card)
+    except NeuroscaleError as error:
+        return Finding(False, "gate", str(error))
+    stage = gate.stages.get("uncertainty")
+    promise = f"{100 * settings.confidence:g} % of the accepted answers within {100 * settings.tolerance:g} %"
+    if stage is None:
+        return Finding(True, "gate", f"has no 'uncertainty' stage: nothing is promised about the error ({promise})")
+    if not stage.thresholds:
+        return Finding(False, "gate", f"cannot promise {promise}: {gate.message}")
+    shares = []
+    for rung, threshold in stage.thresholds.items():
+        score = np.array(model.card.calibration[rung.name.lower()].score)
+        shares.append(f"{rung.name.lower()} {100 * np.mean(score <= threshold):.0f} %")
+    return Finding(True, "gate", f"promises {promise}; of the held-out answers it accepts: {', '.join(shares)}")

@@ -1,0 +1,206 @@
+"""The numbers of a run, all measured in it: `summary.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from neuroscale_couple.ledger import SOURCES, STAGES, read_table
+
+PACKAGES = ("neuroscale-couple", "numpy", "scipy", "torch", "scikit-fem", "mapie", "mpi4py")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What the command line measured around a run, kept beside its results as `run.json`.
+
+    digest: of the resolved configuration; script: SHA-256 of the macro script and the files beside it
+    wall_s: from the start of the macro script to its end, s; resumed: the time is the ledger's, over all parts
+    """
+
+    label: str
+    digest: str
+    script: str
+    ranks: int
+    threads: int
+    wall_s: float
+    resumed: bool
+    finished: bool
+
+    def save(self, folder: Path) -> None:
+        """Write `run.json`."""
+        (folder / "run.json").write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> RunRecord | None:
+        """Read `run.json`; None if there is none of this version."""
+        try:
+            return cls(**json.loads((folder / "run.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def same_run(self, other: RunRecord) -> bool:
+        """Whether both would measure the same: configuration, macro script, ranks and threads."""
+        return (self.digest, self.script, self.ranks, self.threads) == (
+            other.digest,
+            other.script,
+            other.ranks,
+            other.threads,
+        )
+
+
+def summarise(folder: Path, settings: Mapping[str, Any], reference: Path | None, reused: bool = False) -> dict[str, Any]:
+    """The summary of a run in `folder`.
+
+    settings: the gate section of the resolved configuration; reference: folder of the fine-only run
+    """
+    record = RunRecord.load(folder)
+    ledger = {name: np.array(values) for name, values in read_table(folder / "ledger.csv").items() if values}
+    audits = read_table(folder / "audits.csv")
+    error = np.array(audits.get("error", []), dtype=np.float64)
+    total = {name: _sum(ledger, name) for name in ledger}
+    wall = record.wall_s if record is not None else total.get("seconds_total", 0.0)
+    fine_only = RunRecord.load(reference) if reference is not None else None
+    summary: dict[str, Any] = {
+        "points": int(max(ledger.get("points", [0]))),
+        "windows": len(ledger.get("window", [])),
+        "iterations": int(total.get("iterations", 0)),
+        "answered": {name: int(total.get(f"answered_{name}", 0)) for name in SOURCES} | {"audit": len(error)},
+        "fine_solves": int(total.get("fine_solves", 0)),
+        "tolerance": settings["tolerance"],
+        "confidence": settings["confidence"],
+        "audit": _audit(error, settings["tolerance"]),
+        "macro_error": macro_error(folder, reference) if reference is not None else None,
+        "wall_s": {"total": wall} | {s: total.get(f"seconds_{s}", 0.0) for s in STAGES if s != "total"},
+        "fine_only_wall_s": fine_only.wall_s if fine_only is not None else None,
+        "speedup": fine_only.wall_s / wall if fine_only is not None and wall > 0 else None,
+        "fine_only_reused": reused,
+        "newton_iterations": {"run": _newton(folder), "fine_only": _newton(reference) if reference is not None else None},
+        "config_sha256": record.digest if record is not None else None,
+        "machine": machine(record),
+        "versions": versions(),
+    }
+    return summary
+
+
+def macro_error(folder: Path, reference: Path) -> dict[str, float] | None:
+    """Largest relative difference over all windows of the macro solutions, |a - b|_2 / |b|_2; None without both."""
+    try:
+        with np.load(folder / "macro.npz") as ours, np.load(reference / "macro.npz") as truth:
+            names = {"displacement_l2": "displacement", "reaction_force": "reaction_force"}
+            pairs = {key: (ours[name], truth[name]) for key, name in names.items() if name in truth and name in ours}
+    except OSError:
+        return None
+    return {key: _relative(*pair) for key, pair in pairs.items()}
+
+
+def _relative(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
+    if a.shape != b.shape:
+        return float("nan")
+    flat_a, flat_b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    size = np.linalg.norm(flat_b, axis=1)
+    return float(np.max(np.linalg.norm(flat_a - flat_b, axis=1) / np.where(size > 0, size, 1.0), initial=0.0))
+
+
+def _sum(ledger: Mapping[str, Any], name: str) -> float:
+    values = ledger[name]
+    return float(values.sum()) if values.dtype.kind == "f" else 0.0
+
+
+def _audit(error: np.ndarray[Any, Any], tolerance: float) -> dict[str, Any]:
+    if not len(error):
+        return {"n": 0, "p50": None, "p95": None, "max": None, "share_above_tolerance": None}
+    p50, p95 = (float(q) for q in np.quantile(error, [0.5, 0.95]))
+    above = float(np.mean(error > tolerance))
+    return {"n": len(error), "p50": p50, "p95": p95, "max": float(error.max()), "share_above_tolerance": above}
+
+
+def _newton(folder: Path) -> list[int] | None:
+    try:
+        with np.load(folder / "macro.npz") as stored:
+            return [int(n) for n in stored["newton_iterations"]] if "newton_iterations" in stored else None
+    except OSError:
+        return None
+
+
+def machine(record: RunRecord | None = None) -> dict[str, Any]:
+    """The machine of this process."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = lines[0].partition(":")[2].strip() if lines else model
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    ranks = {"ranks": record.ranks, "threads_per_rank": record.threads} if record is not None else {}
+    return {"cpu": model, "cores": cores, "system": platform.system()} | ranks
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def table(summary: Mapping[str, Any], title: str) -> Table:
+    """The summary for the terminal."""
+    shown = Table(title=title, show_header=False, title_justify="left", min_width=60)
+    for name, value in rows(summary):
+        shown.add_row(name, value)
+    return shown
+
+
+def rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a reader wants to know of a summary, as (name, text)."""
+    answered, audit, wall = summary["answered"], summary["audit"], summary["wall_s"]
+    asked = max(1, sum(answered[name] for name in SOURCES))
+    share = {name: 100 * answered[name] / asked for name in SOURCES}
+    found = [
+        ("points x windows, iterations", f"{summary['points']} x {summary['windows']}, {summary['iterations']}"),
+        ("answered by the coarse head", f"{share['surrogate_coarse']:.2f} %"),
+        ("answered by the fine head", f"{share['surrogate_fine']:.2f} %"),
+        ("answered by the fine solver (fallback)", f"{share['fine']:.2f} %"),
+        ("fine solves, audits among them", f"{summary['fine_solves']}, {answered['audit']}"),
+    ]
+    if audit["n"]:
+        errors = " / ".join(f"{100 * audit[key]:.2f}" for key in ("p50", "p95", "max"))
+        allowed = 100 * (1 - summary["confidence"])
+        found += [
+            (f"audited error, p50 / p95 / max (tolerance {100 * summary['tolerance']:g} %)", f"{errors} %"),
+            (f"audits above the tolerance (allowed {allowed:.3g} %)", f"{100 * audit['share_above_tolerance']:.2f} %"),
+        ]
+    for key, name in (("displacement_l2", "displacement"), ("reaction_force", "reaction force")):
+        if summary["macro_error"] is not None and key in summary["macro_error"]:
+            found.append((f"error of the {name} against fine-only", f"{100 * summary['macro_error'][key]:.3f} %"))
+    if summary["newton_iterations"]["run"] is not None:
+        found += [(f"Newton iterations per window, {k.replace('_', '-')}", _listed(v)) for k, v in _newtons(summary)]
+    stages = ", ".join(f"{name} {wall[name]:.2f}" for name in wall if name != "total")
+    found += [("wall time", f"{wall['total']:.2f} s"), ("of it, s", stages)]
+    if summary["speedup"] is not None:
+        again = " (of an earlier run)" if summary["fine_only_reused"] else ""
+        found += [
+            ("wall time fine-only", f"{summary['fine_only_wall_s']:.2f} s{again}"),
+            ("speed-up", f"{summary['speedup']:.1f}"),
+        ]
+    return found
+
+
+def _newtons(summary: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
+    return [(key, value) for key, value in summary["newton_iterations"].items() if value is not None]
+
+
+def _listed(values: list[int]) -> str:
+    return " ".join(str(v) for v in values)
