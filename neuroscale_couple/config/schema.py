@@ -31,9 +31,13 @@ class Problem(Section):
 class Microstructure(Section):
     """Where the points' micro structures come from, unless the macro solver passes `phase` itself."""
 
-    kind: Literal["fibres", "blobs", "voronoi", "image"] = Field("fibres", description="generator, or a file of your own")
+    kind: Literal["fibres", "blobs", "voronoi", "image"] = Field(
+        "fibres", description="generator, or a file of your own"
+    )
     volume_fraction: tuple[Share, Share] = Field((0.1, 0.4), description="range of the inclusion share")
-    size: tuple[Positive, Positive] = Field((0.12, 0.25), description="range of the inclusion diameter, share of the cell")
+    size: tuple[Positive, Positive] = Field(
+        (0.12, 0.25), description="range of the inclusion diameter, share of the cell"
+    )
     seed: int = Field(1, description="random seed; a point's structure depends on seed and global id alone")
     path: str | None = Field(None, description="PNG, .npy [y, x] or .npy [point, y, x] for kind: image")
 
@@ -46,9 +50,12 @@ class Gate(Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = Field(
         0.95, description="share of accepted answers that must keep the tolerance"
     )
-    audit: Share = Field(0.01, description="share of accepted points solved by the fine solver when a window has converged")
+    audit: Share = Field(
+        0.01, description="share of accepted points solved by the fine solver when a window has converged"
+    )
     stages: tuple[str, ...] = Field(
-        ("domain", "uncertainty", "physical", "audit"), description="gate stages in order; package.module:Class of your own"
+        ("domain", "uncertainty", "physical", "audit"),
+        description="gate stages in order; package.module:Class of your own",
     )
     seed: int = Field(1, description="random seed of the audits")
 
@@ -60,7 +67,9 @@ class Fine(Section):
     tolerance: Positive = Field(1e-6, description="relative residual of a converged fine solve")
     max_newton: int = Field(30, ge=1, description="Newton iterations before a solve counts as not converged")
     max_cg: int = Field(400, ge=1, description="CG iterations per Newton iteration")
-    on_failure: Literal["stop", "keep"] = Field("stop", description="stop the run, or keep the surrogate's answer and flag it")
+    on_failure: Literal["stop", "keep"] = Field(
+        "stop", description="stop the run, or keep the surrogate's answer and flag it"
+    )
     memory_mb: Positive = Field(2000.0, description="memory that one call may use, MB; a larger batch is split")
     warm_start_mb: Annotated[float, Field(ge=0.0)] = Field(
         4000.0, description="memory for the starting fields of all points, MB; beyond it solves start cold"
@@ -71,12 +80,16 @@ class Fine(Section):
 class Learning(Section):
     """Online active learning."""
 
-    mode: Literal["off", "store", "online"] = Field("store", description="off, store fine answers, or train during the run")
+    mode: Literal["off", "store", "online"] = Field(
+        "store", description="off, store fine answers, or train during the run"
+    )
     seconds: Positive = Field(20.0, description="time budget of one training between windows, s")
     steps: int = Field(400, ge=1, description="optimiser steps of one training at most")
     min_samples: int = Field(500, ge=10, description="new fine answers before a training starts")
     max_trainings: int = Field(3, ge=0, description="trainings in one run at most")
-    hold_out: Share = Field(0.25, description="share of the points kept out of training, for validation and calibration")
+    hold_out: Share = Field(
+        0.25, description="share of the points kept out of training, for validation and calibration"
+    )
 
 
 class Conserve(Section):
@@ -88,7 +101,9 @@ class Conserve(Section):
 class Correction(Section):
     """What the mixed answer must satisfy."""
 
-    admissible: bool = Field(True, description="restore symmetry, definiteness and Voigt/Reuss bounds of surrogate tangents")
+    admissible: bool = Field(
+        True, description="restore symmetry, definiteness and Voigt/Reuss bounds of surrogate tangents"
+    )
     conserve: tuple[Conserve, ...] = Field((), description="balances; totals are passed by the macro solver")
 
 
@@ -117,37 +132,41 @@ class Neuroscale(Section):
     """Our section of the configuration."""
 
     transport: Literal["embedded", "mpi", "replay"] = Field("embedded", description="how the macro solver reaches us")
+    record: str | None = Field(None, description="write the macro solver's calls to this .npz in the results folder")
+    replay: str | None = Field(None, description="recorded .npz that transport: replay plays, relative to the config")
     macro: str | None = Field(None, description="script of the macro solver that `run` starts, relative to the config")
-    problem: Problem
-    microstructure: Microstructure = Field(default_factory=Microstructure)
+    problem: Problem = Field(description="the micro problem at every point")
+    microstructure: Microstructure = Field(
+        default_factory=Microstructure, description="where the micro structures come from"
+    )
     model: str | None = Field(None, description="artifact, relative to the config; absent: start on the fine solver")
-    gate: Gate = Field(default_factory=Gate)
-    fine: Fine = Field(default_factory=Fine)
-    learning: Learning = Field(default_factory=Learning)
-    correction: Correction = Field(default_factory=Correction)
-    training: Training = Field(default_factory=Training)
-    output: Output = Field(default_factory=Output)
+    gate: Gate = Field(default_factory=Gate, description="who may answer a point")
+    fine: Fine = Field(default_factory=Fine, description="the trusted solver")
+    learning: Learning = Field(default_factory=Learning, description="what happens with fine answers")
+    correction: Correction = Field(default_factory=Correction, description="what the mixed answer must satisfy")
+    training: Training = Field(default_factory=Training, description="offline training of the artifact")
+    output: Output = Field(default_factory=Output, description="where results go")
     settings: dict[str, Any] = Field(default_factory=dict, description="free values for the macro script")
 
 
 class DataName(Section):
     """One data field of an interface."""
 
-    name: str
+    name: str = Field(description="name of the data field in the preCICE configuration")
 
 
 class Interface(Section):
     """One coupling mesh, as in the preCICE adapter configuration."""
 
-    mesh_name: str
-    read_data: tuple[DataName, ...] = ()
-    write_data: tuple[DataName, ...] = ()
+    mesh_name: str = Field(description="name of the macro mesh in the preCICE configuration")
+    read_data: tuple[DataName, ...] = Field((), description="fields that the macro solver sends")
+    write_data: tuple[DataName, ...] = Field((), description="fields that the macro solver gets")
 
 
 class Config(Section):
     """The whole file: the preCICE adapter configuration plus our section."""
 
-    participant_name: str = "NeuroScale"
-    precice_config_file_path: str | None = None
-    interfaces: tuple[Interface, ...] = ()
-    neuroscale: Neuroscale
+    participant_name: str = Field("NeuroScale", description="our name in the preCICE configuration")
+    precice_config_file_path: str | None = Field(None, description="preCICE configuration, relative to this file")
+    interfaces: tuple[Interface, ...] = Field((), description="coupling meshes")
+    neuroscale: Neuroscale = Field(description="our section")

@@ -1,0 +1,129 @@
+"""The rules of the house: soft limits, cheap imports, flags of the benchmarks."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FUNCTION, FILE, NESTING, LINE = 60, 400, 3, 120
+
+PACKAGE = sorted((ROOT / "neuroscale_couple").rglob("*.py"))
+OTHERS = sorted(p for folder in ("benchmarks", "cases", "docs", "tests") for p in (ROOT / folder).rglob("*.py"))
+CPP = sorted(p for end in ("h", "cpp", "cu", "C", "H") for p in (ROOT / "csrc").rglob(f"*.{end}"))
+BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
+BLOCKS = (ast.For, ast.While, ast.If, ast.With, ast.Try, ast.Match, ast.AsyncFor, ast.AsyncWith)
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def depth(statements: list[ast.stmt], above: int = 0) -> int:
+    """Deepest nesting of blocks; `elif` is no deeper than its `if`, and a function inside starts anew."""
+    deepest = above
+    for node in statements:
+        if not isinstance(node, BLOCKS):
+            continue
+        deepest = max(deepest, above + 1)
+        for field in ("body", "orelse", "finalbody"):
+            inner = getattr(node, field, [])
+            is_elif = field == "orelse" and isinstance(node, ast.If) and len(inner) == 1 and isinstance(inner[0], ast.If)
+            deepest = max(deepest, depth(inner, above if is_elif else above + 1))
+        for handler in [*getattr(node, "handlers", []), *getattr(node, "cases", [])]:
+            deepest = max(deepest, depth(handler.body, above + 1))
+    return deepest
+
+
+def test_depth_counts_blocks() -> None:
+    def of(text: str) -> int:
+        return depth(ast.parse(text).body)
+
+    assert of("x = 1") == 0
+    assert of("for a in b:\n  if a:\n    pass\n  elif b:\n    pass") == 2
+    assert of("try:\n  pass\nexcept E:\n  while a:\n    with b:\n      pass") == 3
+    assert of("if a:\n  def f():\n    if b:\n      pass") == 1
+
+
+@pytest.mark.parametrize("path", PACKAGE + OTHERS, ids=name)
+def test_python_file_keeps_the_limits(path: Path) -> None:
+    text = path.read_text()
+    lines = text.count("\n")
+    assert lines <= FILE, f"{name(path)}: {lines} lines, at most {FILE}: split it by idea"
+    for node in functions(ast.parse(text)):
+        length = (node.end_lineno or 0) - node.lineno + 1
+        where = f"{name(path)}:{node.lineno} {node.name}"
+        assert length <= FUNCTION, f"{where}: {length} lines, at most {FUNCTION}"
+        nesting = depth(node.body)
+        assert nesting <= NESTING, f"{where}: {nesting} nested blocks, at most {NESTING}"
+
+
+@pytest.mark.parametrize("path", CPP, ids=name)
+def test_cpp_file_keeps_the_limits(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert len(lines) <= FILE, f"{name(path)}: {len(lines)} lines, at most {FILE}: split it by idea"
+    too_long = [i for i, line in enumerate(lines, start=1) if len(line) > LINE]
+    assert not too_long, f"{name(path)}:{too_long[0]}: more than {LINE} characters"
+
+
+def test_every_package_folder_has_an_init() -> None:
+    folders = {path.parent for path in PACKAGE}
+    assert not [name(f) for f in sorted(folders) if not (f / "__init__.py").exists()]
+
+
+def test_import_is_cheap() -> None:
+    program = """
+import sys
+import neuroscale_couple
+heavy = {"torch", "mpi4py", "mapie", "sklearn", "scipy", "matplotlib", "skfem", "meshio", "precice"} & sys.modules.keys()
+print(",".join(sorted(heavy)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout.strip() == "", f"import neuroscale_couple imports {done.stdout.strip()}"
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=name)
+def test_benchmark_takes_the_common_flags(path: Path) -> None:
+    command = [sys.executable, str(path), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "--json" in done.stdout
+    assert "--quick" in done.stdout
+
+
+def test_the_version_is_said_once() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"## [{declared}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_ci_calls_make_test() -> None:
+    assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("exec make test")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the script asks apt-get")
+def test_system_packages_are_wanted_only_where_a_folder_asks(tmp_path: Path) -> None:
+    (tmp_path / ".ci").mkdir()
+    script = tmp_path / ".ci" / "system-packages"
+    script.write_text((ROOT / ".ci" / "system-packages").read_text())
+
+    def run() -> str:
+        command = ["sh", str(script)]
+        environment = {"PATH": "/usr/bin:/bin", "NSC_DRY_RUN": "1"}
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=60).stdout
+
+    assert run() == ""
+    (tmp_path / "tests" / "openfoam").mkdir(parents=True)
+    (tmp_path / "tests" / "openfoam" / "system-packages").write_text("# the solver\nno-such-package-of-ours\n")
+    assert "no-such-package-of-ours" in run()
