@@ -203,7 +203,7 @@ class NewtonCG:
         """Consistent tangent of n cells.
 
         drive: [r, c] driving directions; the k components of the condition add k more right-hand sides
-        start: [n, r + k, c, y, x] fluctuation fields to start from
+        start: [n, r + k, c, y, x] compatible fluctuation fields to start from
         accuracy: relative residual of the fields; the tangent's error is of the order of its square
         Returns T [n, r, r + k] (symmetric in its driving block), fluctuations [n, r + k, c, y, x], CG iterations [n].
         """
@@ -211,7 +211,7 @@ class NewtonCG:
         by_condition = self.law.flux_by_condition(field, phase, condition).transpose(1, 2)
         n, k, c = by_condition.shape[:3]
         r = len(drive)
-        a = field.new_zeros(n, r + k, c, *self.grid) if start is None else self.compatible(start)
+        a = field.new_zeros(n, r + k, c, *self.grid) if start is None else start.clone()
         a[:, :r] += drive[None, :, :, None, None]
         tau = _apply(moduli, a)
         tau[:, r:] += by_condition
