@@ -12,16 +12,15 @@ import sys
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from neuroscale_couple.errors import PeerError, RankError, TransportError
+from neuroscale_couple.errors import NeuroscaleError, PeerError, RankError, TransportError
 
 T = TypeVar("T")
 
@@ -32,7 +31,6 @@ LONGEST_SLEEP = 1e-3
 GRACE = 5.0
 """Seconds that a rank with a second-hand error leaves to the rank that knows the first cause."""
 _WORLD_SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "MPIEXEC_SIZE")
-_ROLE_BYTES = 64
 
 
 class SerialComm:
@@ -70,6 +68,8 @@ class SerialComm:
         """The values of all ranks: one."""
         return [value]
 
+    gather = allgather
+
     def Allreduce(self, values: Any, result: Any, op: object = None) -> None:
         """Copy the values into the result; an in-place call leaves it as it is."""
         if isinstance(values, np.ndarray):
@@ -99,7 +99,8 @@ def communicator(comm: Any = None) -> Any:
     Collective: no
     """
     if comm is not None:
-        check_world()
+        if not isinstance(comm, SerialComm):
+            check_world(comm)
         return comm
     launched = launched_size()
     if launched > 1:
@@ -117,12 +118,14 @@ def launched_size() -> int:
 
 
 def check_world(comm: Any = None) -> None:
-    """Refuse the singletons that come from an mpirun of another MPI than mpi4py's.
+    """Refuse the singletons that come from an mpirun of another MPI than mpi4py's; let one rank's error end all.
 
     Raises: TransportError
+    Collective: no
     """
     from mpi4py import MPI
 
+    install_excepthook()
     launched = launched_size()
     if launched > 1 and MPI.COMM_WORLD.Get_size() == 1:
         raise TransportError(
@@ -239,65 +242,6 @@ def _reduce(comm: Any, values: npt.ArrayLike, operation: str) -> npt.NDArray[Any
 # -- who is where
 
 
-@dataclass(frozen=True)
-class Split:
-    """The world of an MPMD job, divided by role.
-
-    local: communicator of the ranks of this role; ranks: role -> its ranks in the world, ascending
-    """
-
-    role: str
-    world: Any
-    local: Any
-    ranks: Mapping[str, tuple[int, ...]]
-
-    def intercomm(self, other: str) -> Any:
-        """Intercommunicator between this role and another.
-
-        Raises: TransportError if nobody has that role.
-        Collective: yes, over both roles
-        """
-        if other not in self.ranks:
-            counts = ", ".join(f"{len(ranks)} x {role}" for role, ranks in self.ranks.items())
-            raise TransportError(
-                f"no rank of this MPI job is a {other!r} (there are: {counts}); "
-                "start both sides together: mpirun -n 2 python macro.py : -n 1 neuroscale-couple serve case.yaml"
-            )
-        return self.local.Create_intercomm(0, self.world, self.ranks[other][0], 77)
-
-
-_split: Split | None = None
-
-
-def split_world(role: str) -> Split:
-    """Divide MPI.COMM_WORLD by role; the second call of a process returns the first one's result.
-
-    A macro solver that uses PETSc must split before it initialises PETSc, and initialise it on `local`.
-    Raises: TransportError
-    Collective: yes, over the world
-    """
-    global _split
-    if _split is not None:
-        if _split.role != role:
-            raise TransportError(f"this process joined the MPI job as {_split.role!r}, it cannot be {role!r} too")
-        return _split
-    check_world()
-    from mpi4py import MPI
-
-    world = MPI.COMM_WORLD
-    name = role.encode()
-    if len(name) > _ROLE_BYTES:
-        raise TransportError(f"role {role!r} is longer than {_ROLE_BYTES} bytes")
-    mine = np.frombuffer(name.ljust(_ROLE_BYTES, b"\0"), dtype=np.uint8).copy()
-    names = np.empty((world.Get_size(), _ROLE_BYTES), dtype=np.uint8)
-    idle_wait(world.Iallgather(mine, names))
-    roles = [row.tobytes().rstrip(b"\0").decode() for row in names]
-    ranks = {kind: tuple(i for i, found in enumerate(roles) if found == kind) for kind in dict.fromkeys(roles)}
-    local = world.Split(color=sorted(ranks).index(role), key=world.Get_rank())
-    _split = Split(role, world, local, ranks)
-    return _split
-
-
 def node_local_rank(comm: Any) -> int:
     """Rank of this process among those of `comm` on its node. Collective: yes."""
     if size(comm) == 1:
@@ -357,14 +301,13 @@ def end_job(error: BaseException, code: int = 1) -> None:
     """
     if not _is_parallel():
         return
-    second_hand = is_second_hand(error)
-    if not second_hand:
-        _print_error(error)
+    if not is_second_hand(error):
+        print_error(error)
     for tell in _farewells:
         tell(error)
-    if second_hand:
+    if is_second_hand(error):
         time.sleep(GRACE)
-        _print_error(error)
+        print_error(error)
     _abort(code)
 
 
@@ -376,10 +319,19 @@ def _is_parallel() -> bool:
     return bool(MPI.Is_initialized() and not MPI.Is_finalized() and MPI.COMM_WORLD.Get_size() > 1)
 
 
-def _print_error(error: BaseException) -> None:
+_printed: BaseException | None = None
+
+
+def print_error(error: BaseException) -> None:
+    """Print what ends the job, once."""
+    global _printed
+    if _printed is error:
+        return
+    _printed = error
     head = f"neuroscale-couple: {_whoami()} failed; all ranks end:\n"
     sys.stdout.flush()
-    sys.stderr.write(head + "".join(traceback.format_exception(error)))
+    told = f"{error}\n" if isinstance(error, NeuroscaleError) else "".join(traceback.format_exception(error))
+    sys.stderr.write(head + told)
     sys.stderr.flush()
 
 
@@ -387,8 +339,16 @@ def _whoami() -> str:
     from mpi4py import MPI
 
     world = MPI.COMM_WORLD
-    role = f" ({_split.role} rank {_split.local.Get_rank()})" if _split is not None else ""
-    return f"rank {world.Get_rank()} of {world.Get_size()}{role}"
+    return f"rank {world.Get_rank()} of {world.Get_size()}{_role}"
+
+
+_role = ""
+
+
+def name_role(role: str) -> None:
+    """Say in messages what this rank is, e.g. `service rank 0`."""
+    global _role
+    _role = f" ({role})"
 
 
 def _abort(code: int) -> None:
