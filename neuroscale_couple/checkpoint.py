@@ -34,7 +34,7 @@ KEEP = 2
 log = logging.getLogger("neuroscale_couple.checkpoint")
 
 
-class DamagedFile(Exception):
+class DamagedFileError(Exception):
     """A file is torn, altered or not one of ours; the message says which and why."""
 
 
@@ -65,7 +65,7 @@ def pack_arrays(arrays: Arrays, metadata: Mapping[str, str] | None = None) -> by
 
 
 def read_arrays(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
-    """Arrays and metadata of a file from `pack_arrays`. Raises: DamagedFile."""
+    """Arrays and metadata of a file from `pack_arrays`. Raises: DamagedFileError."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -74,9 +74,9 @@ def read_arrays(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
         metadata = _metadata(data)
         arrays: dict[str, Array] = load(data)
     except (OSError, ValueError, SafetensorError) as error:
-        raise DamagedFile(f"{path} cannot be read ({error})") from error
+        raise DamagedFileError(f"{path} cannot be read ({error})") from error
     if metadata.get("crc32") != _checksum(arrays):
-        raise DamagedFile(f"{path} does not hold what was written (wrong checksum)")
+        raise DamagedFileError(f"{path} does not hold what was written (wrong checksum)")
     return arrays, metadata
 
 
@@ -156,7 +156,7 @@ class Checkpoint:
         if not path.exists():
             return None
         manifest = self._read_manifest(path)
-        reasons = []
+        reasons: list[str] = []
         for entry in manifest["windows"]:
             parts, reason = self._read_rank(entry)
             if parts is not None:
@@ -206,7 +206,7 @@ class Checkpoint:
         if self._rank == 0 and not self._said:
             last = f"that of window {self._complete[0]['window']}" if self._complete else "none"
             log.warning(
-                "checkpoint of window %d could not be written (%s); the run goes on, the last complete checkpoint is %s",
+                "checkpoint of window %d could not be written (%s); the run goes on, the last complete one is %s",
                 window, error, last,
             )  # fmt: skip
         self._said = True
@@ -239,12 +239,12 @@ class Checkpoint:
         try:
             arrays, metadata = read_arrays(self._path(entry["window"]) / f"rank_{self._rank}.safetensors")
             if metadata.get("token") != entry["token"]:
-                raise DamagedFile(f"rank {self._rank}'s file is of another save")
+                raise DamagedFileError(f"rank {self._rank}'s file is of another save")
             parts = {name: {} for name in json.loads(metadata["parts"])}
             for key, array in arrays.items():
                 part, _, name = key.partition("/")
                 parts[part][name] = array
-        except DamagedFile as error:
+        except DamagedFileError as error:
             reason = str(error)
         reasons = [reason] if self._size == 1 else self._comm.allgather(reason)
         first = next((text for text in reasons if text), "")

@@ -113,7 +113,7 @@ class Conserve(Correction):
         """Largest V_i sqrt(v_i) over all ranks: times the multiplier, a change in units of its estimated error."""
         mine = float(sigma_volume.max()) if len(sigma_volume) else 0.0
         if self._comm is not None and self._comm.size > 1:
-            return max(self._comm.allgather(mine))
+            return float(max(self._comm.allgather(mine)))
         return mine
 
     def _warn(self, batch: Batch, name: str, total: float, residual: float) -> None:

@@ -65,7 +65,7 @@ class Monitor(GateStage):
         """Forget the audits of answers that would not be accepted any more."""
         record = self.record
         kept = record[np.asarray(accepted(record[:, 0].astype(np.uint8), record[:, 1]), dtype=bool)]
-        self._recent = deque(map(tuple, kept.tolist()), maxlen=RECENT)
+        self._recent = _as_deque(kept)
 
     @property
     def alarm(self) -> bool:
@@ -87,7 +87,11 @@ class Monitor(GateStage):
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Restore the recent audits."""
         record = np.asarray(state.get("recent", np.zeros((0, 3))), dtype=np.float64).reshape(-1, 3)
-        self._recent = deque(map(tuple, record.tolist()), maxlen=RECENT)
+        self._recent = _as_deque(record)
+
+
+def _as_deque(record: F64) -> deque[tuple[float, float, float]]:
+    return deque(zip(*record.T.tolist(), strict=True), maxlen=RECENT)
 
 
 def draw(seed: int, window: int, ids: I64) -> Any:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from neuroscale_couple.config import schema
+from neuroscale_couple.physics.base import MicroProblem
 from neuroscale_couple.reasons import Reason, Source
 from neuroscale_couple.surrogate.artifact import Card
 from neuroscale_couple.values import F64, U8, Audit, Bool, Points, Prediction
@@ -25,6 +27,9 @@ class GateStage(ABC):  # noqa: B024 - every method has a default: a stage overri
     A stage of your own is named `package.module:Class` in `gate.stages` and built as `Class(settings, problem)`
     with the gate section of the configuration and the micro problem.
     """
+
+    def __init__(self, settings: schema.Gate, problem: MicroProblem) -> None:  # noqa: B027
+        """Take the gate section of the configuration and the micro problem."""
 
     @property
     def message(self) -> str | None:

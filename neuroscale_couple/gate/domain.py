@@ -27,14 +27,14 @@ class Domain(GateStage):
     def __init__(self, settings: schema.Gate, problem: MicroProblem) -> None:
         self._low: F64 = np.zeros(0)
         self._high: F64 = np.zeros(0)
-        self._mean: F64 | None = None
+        self._mean: F64 = np.zeros(0)
         self._whiten: F64 | None = None
         self._limit = np.inf
         self._foreign: Bool | None = None
 
     def attach(self, points: Points, card: Card | None) -> None:
         """Take ranges from the card and mark the points whose micro structure lies outside them."""
-        self._foreign = self._mean = self._whiten = None
+        self._foreign = self._whiten = None
         if card is None:
             return
         bounds = np.asarray(card.input_range, dtype=np.float64).reshape(-1, 2)
@@ -54,8 +54,8 @@ class Domain(GateStage):
         if not len(inputs):
             return
         if not self._all_in_range(inputs):
-            outside = ~((inputs >= self._low) & (inputs <= self._high)).all(axis=1)
-            refuse(reason, outside & inputs.any(axis=1), Reason.OUT_OF_DOMAIN)
+            inside = ((inputs >= self._low) & (inputs <= self._high)).all(axis=1)
+            refuse(reason, np.asarray(~inside & inputs.any(axis=1)), Reason.OUT_OF_DOMAIN)
         if self._whiten is not None:
             distance = (inputs - self._mean) @ self._whiten
             far = np.einsum("ni,ni->n", distance, distance)

@@ -49,7 +49,7 @@ class Physical(GateStage):
         outputs, tangent = prediction.outputs, prediction.tangent
         if not np.isfinite(outputs.sum() + tangent.sum()):
             finite = np.isfinite(outputs).all(axis=1) & np.isfinite(tangent).all(axis=(1, 2))
-            refuse(reason, ~finite, Reason.NOT_FINITE)
+            refuse(reason, np.asarray(~finite), Reason.NOT_FINITE)
         if self._bounded and self._phase is not None:
             self._check_energy(inputs, prediction, reason)
         if self._square:

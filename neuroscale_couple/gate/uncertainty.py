@@ -2,8 +2,8 @@ r"""Stage `uncertainty`: turns the surrogate's own score into a statement about 
 
 Threshold (Learn-then-Test, through MAPIE). For each rung, answers with score <= lambda are accepted, with the
 largest lambda of a grid for which the hypothesis "more than 1 - confidence of the accepted answers pass the
-tolerance" is rejected on held-out pairs (score, error); the family-wise error is `calibration.DELTA` = 5 % (fixed sequences
-that start at low scores; exact binomial p-values).
+tolerance" is rejected on held-out pairs (score, error). The family-wise error is `calibration.DELTA` = 5 %; the
+thresholds are tested in fixed sequences of rising scores, with exact binomial p-values.
 Guaranteed: with probability 95 % over the draw of the calibration set, at most 1 - confidence of the accepted
 answers of a rung have a relative error above the tolerance.
 Needed: the points of the run and the held-out pairs are exchangeable. Not guaranteed: anything about a single
@@ -140,7 +140,8 @@ def _explain(rung: Source, error: F64, settings: schema.Gate) -> str:
     least = smallest_certifiable(settings.confidence)
     if len(error) < least:
         return head + (
-            f"{len(error)} held-out answers are too few to certify {settings.confidence:.0%}, at least {least} are needed"
+            f"{len(error)} held-out answers are too few to certify {settings.confidence:.0%}, "
+            f"at least {least} are needed"
         )
     share = float(np.mean(error > settings.tolerance))
     return head + (
