@@ -109,7 +109,7 @@ class CellProblem(MicroProblem):
 
     @abstractmethod
     def bounds(self, inputs: F64, phase: Any) -> tuple[F64, F64]:
-        """Two-sided bounds (lower, upper) on the effective energy per volume of each point, float64 [n] each.
+        """Two-sided bounds (lower, upper) on `effective_energy` of each point, float64 [n] each.
 
         Voigt (uniform gradient) above, Reuss (uniform flux) below. phase: [n, y, x]
         """

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from neuroscale_couple.config.schema import Problem
 from neuroscale_couple.errors import ConfigError, MicrostructureError
-from neuroscale_couple.physics.base import CellLaw, CellProblem, macro_to_grid, mean_flux_to_macro
+from neuroscale_couple.kernels import coarsen_pyramid
+from neuroscale_couple.physics.base import CellLaw, CellProblem, mean_flux_to_macro
 from neuroscale_couple.physics.periodic import GreenOperator
 from neuroscale_couple.values import F64, Layout
 
@@ -117,10 +118,6 @@ class PeriodicCell(CellProblem):
             )
         check_two_phase(phase)
 
-    def fluctuation_free(self, inputs: Tensor) -> Tensor:
-        """Uniform gradient [n, c, 1, 1] of inputs [n, n_in]."""
-        return macro_to_grid(self.to_grid.to(inputs.device, inputs.dtype), inputs[:, self.driving])
-
     def residual(self, field: Tensor, phase: Tensor, inputs: Tensor, scale: int) -> Tensor:
         """Compatible part Gamma s(e) of the flux at a scale, [n, c, y, x]; 0 at the solution."""
         if field.shape[-2:] != self._scales[scale]:
@@ -142,8 +139,17 @@ class PeriodicCell(CellProblem):
             raise ValueError(f"field of scale {source} has grid {tuple(field.shape[-2:])}, expected {(ny, nx)}")
         if ny % my or nx % mx:
             raise ValueError(f"scale {target} is not coarser than scale {source}")
-        blocks = field.reshape(*field.shape[:-2], my, ny // my, mx, nx // mx)
-        return blocks.mean(dim=(-3, -1))
+        flat = field.reshape(len(field), -1, ny, nx).contiguous()
+        if not flat.is_floating_point():
+            flat = flat.to(torch.float64)
+        levels = (ny // my).bit_length() - 1
+        while levels and (ny % 2**levels or nx % 2**levels or my * 2**levels > ny or mx * 2**levels > nx):
+            levels -= 1
+        if levels:
+            flat = coarsen_pyramid(flat, levels)[-1]
+        if flat.shape[-2:] != (my, mx):  # the last scale of a grid that is no power of two
+            flat = flat.mean(dim=(-2, -1), keepdim=True)
+        return flat.reshape(*field.shape[:-2], my, mx)
 
     def outputs_of(self, field: Tensor, phase: Tensor, inputs: Tensor) -> Tensor:
         """Homogenisation: to_grid^T <s>, [n, n_out]."""
@@ -153,6 +159,12 @@ class PeriodicCell(CellProblem):
         """inputs . outputs of the driving columns, float64 [n]."""
         product: F64 = np.einsum("nd,nd->n", inputs[:, self.driving], outputs)
         return product
+
+
+def share_of(phase: Any) -> F64:
+    """Inclusion share of each point, float64 [n], of phase [n, y, x] (0, 1 or shares between)."""
+    share: F64 = np.asarray(phase).mean(axis=(1, 2), dtype=np.float64)
+    return share
 
 
 def check_two_phase(phase: npt.NDArray[Any]) -> None:

@@ -12,13 +12,15 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from neuroscale_couple.config.schema import Positive, Problem
 from neuroscale_couple.physics.base import CellLaw
-from neuroscale_couple.physics.cell import PeriodicCell, Settings, read_settings
+from neuroscale_couple.physics.bounds import energy_bounds, tangent_bounds
+from neuroscale_couple.physics.cell import PeriodicCell, Settings, read_settings, share_of
 from neuroscale_couple.physics.periodic import GreenOperator
 from neuroscale_couple.values import F64, FieldSpec, Layout
 
@@ -131,6 +133,7 @@ class Composite(PeriodicCell):
         green = GreenOperator(3, (kappa - 2.0 / 3.0 * mu, mu), settings.scheme)
         super().__init__(settings, layouts, law, green, to_grid)
         self._own = own
+        self._mandel = np.diag(to_grid.numpy())
 
     @property
     def material(self) -> dict[str, Any]:
@@ -142,7 +145,11 @@ class Composite(PeriodicCell):
         return 0.05 * self._own.matrix.E * self._own.matrix.reference_strain
 
     def bounds(self, inputs: F64, phase: Any) -> tuple[F64, F64]:
-        raise NotImplementedError
+        """Bounds (lower, upper) on stress . strain of each point, float64 [n] MPa; see physics/bounds.py."""
+        return energy_bounds(self.law, inputs * self._mandel, share_of(phase))
 
     def tangent_bounds(self, inputs: F64, phase: Any) -> tuple[F64, F64]:
-        raise NotImplementedError
+        """Bounds (lower, upper) on the tangent as quadratic forms, float64 [n, 3, 3] MPa; see physics/bounds.py."""
+        lower, upper = tangent_bounds(self.law, inputs * self._mandel, share_of(phase))
+        scale = self._mandel[:, None] * self._mandel
+        return lower * scale, upper * scale

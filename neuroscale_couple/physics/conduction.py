@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from neuroscale_couple.config.schema import Positive, Problem
 from neuroscale_couple.physics.base import CellLaw
-from neuroscale_couple.physics.cell import PeriodicCell, Settings, read_settings
+from neuroscale_couple.physics.cell import PeriodicCell, Settings, read_settings, share_of
 from neuroscale_couple.physics.periodic import GreenOperator
 from neuroscale_couple.values import F64, FieldSpec, Layout
 
@@ -102,8 +103,20 @@ class Conduction(PeriodicCell):
         """A twentieth of the flux k g of the matrix at the reference gradient, W/m2."""
         return 0.05 * self._own.matrix.k * self._own.reference_gradient
 
+    def _means(self, inputs: F64, phase: Any) -> tuple[F64, F64]:
+        """Harmonic and arithmetic mean of the conductivities at the points' temperatures, float64 [n] W/(m K)."""
+        share = share_of(phase)
+        dt = inputs[:, 2] - self.law.t_ref
+        k_m, k_i = self.law.k_m * (1.0 + self.law.b_m * dt), self.law.k_i * (1.0 + self.law.b_i * dt)
+        return 1.0 / (share / k_i + (1.0 - share) / k_m), share * k_i + (1.0 - share) * k_m
+
     def bounds(self, inputs: F64, phase: Any) -> tuple[F64, F64]:
-        raise NotImplementedError
+        """Reuss and Voigt bounds on flux . gradient of each point, float64 [n] W K/m3."""
+        low, high = self._means(inputs, phase)
+        square = np.einsum("nd,nd->n", inputs[:, :2], inputs[:, :2])
+        return low * square, high * square
 
     def tangent_bounds(self, inputs: F64, phase: Any) -> tuple[F64, F64]:
-        raise NotImplementedError
+        """Reuss and Voigt bounds on the conductivity tensor, float64 [n, 2, 2] W/(m K)."""
+        low, high = self._means(inputs, phase)
+        return low[:, None, None] * np.eye(2), high[:, None, None] * np.eye(2)
