@@ -65,13 +65,31 @@ def loop(record: dict[str, Any]) -> str:
     return table(head, rows) + f"\n{_where(record)}\n"
 
 
+def kernels(record: dict[str, Any]) -> str:
+    """`benchmarks/kernels.py --json`, float64."""
+    shown = ("copy", "torch avg_pool chain", "numpy", "reference", "compiled")
+    rows = [
+        [r["case"], " × ".join(map(str, r["shape"])), r["variant"], f"{1e3 * r['seconds']:.2f} ms",
+         f"{r['times_copy']:.2f}", f"{r['times_torch']:.2f}"]
+        for r in record["rows"]
+        if r["dtype"] == "float64" and r["variant"] in shown
+    ]  # fmt: skip
+    head = ["case", "field, float64", "version", "time", "× copy", "× torch"]
+    return table(head, rows) + f"\n{_where(record)}\n"
+
+
 def _where(record: dict[str, Any]) -> str:
     machine = record.get("machine", "")
     text = ", ".join(f"{k}: {v}" for k, v in machine.items()) if isinstance(machine, dict) else str(machine)
     return f"Machine: {text}."
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"case_01": case, "case_01_cold": case, "loop": loop}
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "case_01": case,
+    "case_01_cold": case,
+    "loop": loop,
+    "kernels": kernels,
+}
 
 
 def render(page: str) -> str:

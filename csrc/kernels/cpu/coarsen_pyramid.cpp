@@ -67,7 +67,8 @@ void coarsen_pyramid(const T* fine, T* const* coarse, const PyramidShape& shape)
     const std::int64_t size = depth * height * shape.width;
     const std::int64_t shrink = shape.volume ? 8 : 4;
     const std::int64_t blocks = shape.fields * shape.depth * shape.height * shape.width / size;
-    constexpr std::int64_t worth_threads = 1 << 16;
+    // About a millisecond of one core: below it, waking threads on a busy machine costs more than it gains.
+    constexpr std::int64_t worth_threads = 1 << 22;
 #pragma omp parallel for schedule(static) if (blocks * size >= worth_threads)
     for (std::int64_t block = 0; block < blocks; ++block) {
         const T* source = fine + block * size;
