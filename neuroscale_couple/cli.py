@@ -249,14 +249,27 @@ def check_command(args: argparse.Namespace) -> int:
 
 def train_command(args: argparse.Namespace) -> int:
     """`train`: data and model of the case, to the path that the config names."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     from neuroscale_couple import training
 
     loaded = load(args.target, overrides_of(args))
     if loaded.model is None:
         raise ConfigError(f"{loaded.path}: neuroscale.model names no file for the trained model, e.g. model: model.pt")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         path = training.train_from_config(loaded.config, loaded.folder, progress)
     say(f"model: {path}")

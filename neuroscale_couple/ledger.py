@@ -70,7 +70,9 @@ class _Stage:
         timers.running.append(self)
         timers.mark = now
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         timers, now = self.timers, time.perf_counter()
         timers.running.pop()
         self.seconds += now - timers.mark

@@ -85,7 +85,9 @@ class Plate:
 
     def internal_force(self, stress: np.ndarray) -> np.ndarray:
         """Internal forces [dof] from the stress of all points."""
-        local = np.einsum("eqik,eqi,eq->ek", self.b, stress.reshape(*self.weights.shape, 3), self.weights, optimize=True)
+        local = np.einsum(
+            "eqik,eqi,eq->ek", self.b, stress.reshape(*self.weights.shape, 3), self.weights, optimize=True
+        )
         return np.bincount(self.dofs.ravel(), local.ravel(), self.size)
 
     def stiffness(self, tangent: np.ndarray) -> sparse.csc_matrix:
@@ -151,4 +153,6 @@ def solve_step(plate: Plate, guess: np.ndarray, law: Law, tolerance: float, max_
         if iteration < max_iterations and np.isfinite(history[-1]):
             u += plate.comm.bcast(plate.correction(force, tangent) if plate.rank == 0 else None, root=0)
     shown = ", ".join(f"{r:.1e}" for r in history)
-    raise RuntimeError(f"Newton did not reach {tolerance:g} in {max_iterations} iterations; relative residuals: {shown}")
+    raise RuntimeError(
+        f"Newton did not reach {tolerance:g} in {max_iterations} iterations; relative residuals: {shown}"
+    )

@@ -71,7 +71,7 @@ def main(config: Path) -> None:
         closure.commit(records.arrays())  # coupling: the step has converged
         write(plate, series, (number, time), step, law)
         if plate.rank == 0:
-            np.savez(closure.folder / "macro.npz", **records.arrays())
+            np.savez(closure.folder / "macro.npz", **records.arrays(), reaction_force_unit="MN/m")
     closure.close()  # coupling
 
 

@@ -19,7 +19,10 @@ from neuroscale_couple.config.schema import Config, Neuroscale
 from neuroscale_couple.errors import ConfigError
 
 # Keys that may differ between a run and the run that resumes it: they do not change the answer.
-FREE_KEYS = (("output",), ("fine", "memory_mb"), ("fine", "device"), ("transport",), ("learning", "seconds"))
+FREE_KEYS = (
+    *(("output",), ("fine", "memory_mb"), ("fine", "device"), ("learning", "seconds")),
+    *(("transport",), ("record",), ("replay",)),
+)
 
 _EXPECTED = {
     "float_parsing": "a number",
@@ -139,7 +142,9 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:(?:\.\d+|\d+\.\d*)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$"),
@@ -243,7 +248,9 @@ def _nearest(loc: tuple[int | str, ...]) -> str:
     here = list(section.model_fields) if section else []
     if match := difflib.get_close_matches(key, here, 1, 0.6):
         return f"did you mean '{_dotted((*loc[:-1], match[0]))}'?"
-    everywhere = [(name, f"{path}.{name}".removeprefix(".")) for path, model in _models(Config) for name in model.model_fields]
+    everywhere = [
+        (name, f"{path}.{name}".removeprefix(".")) for path, model in _models(Config) for name in model.model_fields
+    ]
     if match := difflib.get_close_matches(key, [name for name, _ in everywhere], 1, 0.8):
         full = " or ".join(f"'{path}'" for name, path in everywhere if name == match[0])
         return f"did you mean {full}? Keys known here: {', '.join(here)}"

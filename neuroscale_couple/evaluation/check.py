@@ -78,7 +78,9 @@ def _macro(loaded: Loaded) -> Finding:
 def _results(folder: Path) -> Finding:
     existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     if not os.access(existing, os.W_OK):
-        return Finding(False, "results", f"{existing} cannot be written; choose another folder with --out or output.folder")
+        return Finding(
+            False, "results", f"{existing} cannot be written; choose another folder with --out or output.folder"
+        )
     return Finding(True, "results", f"go to {folder}")
 
 
@@ -151,7 +153,9 @@ def _model(loaded: Loaded, problem: MicroProblem) -> tuple[Surrogate | None, Fin
         return None, Finding(False, "model", str(error))
     p95 = {k: v for k, v in model.card.metrics.items() if "p95" in k}
     errors = ", ".join(f"{name} {100 * value:.2f} %" for name, value in p95.items())
-    return model, Finding(True, "model", f"{path.name} fits the micro problem; held-out error: {errors or 'not stated'}")
+    return model, Finding(
+        True, "model", f"{path.name} fits the micro problem; held-out error: {errors or 'not stated'}"
+    )
 
 
 def _gate(loaded: Loaded, problem: MicroProblem, points: Points, model: Surrogate) -> Finding:

@@ -58,7 +58,9 @@ class RunRecord:
         )
 
 
-def summarise(folder: Path, settings: Mapping[str, Any], reference: Path | None, reused: bool = False) -> dict[str, Any]:
+def summarise(
+    folder: Path, settings: Mapping[str, Any], reference: Path | None, reused: bool = False
+) -> dict[str, Any]:
     """The summary of a run in `folder`.
 
     settings: the gate section of the resolved configuration; reference: folder of the fine-only run
@@ -84,7 +86,10 @@ def summarise(folder: Path, settings: Mapping[str, Any], reference: Path | None,
         "fine_only_wall_s": fine_only.wall_s if fine_only is not None else None,
         "speedup": fine_only.wall_s / wall if fine_only is not None and wall > 0 else None,
         "fine_only_reused": reused,
-        "newton_iterations": {"run": _newton(folder), "fine_only": _newton(reference) if reference is not None else None},
+        "newton_iterations": {
+            "run": _newton(folder),
+            "fine_only": _newton(reference) if reference is not None else None,
+        },
         "config_sha256": record.digest if record is not None else None,
         "machine": machine(record),
         "versions": versions(),
