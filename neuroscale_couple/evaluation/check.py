@@ -132,7 +132,8 @@ def _fine_solver(loaded: Loaded, problem: MicroProblem, points: Points) -> Findi
         row = int(np.flatnonzero(~answer.converged)[0])
         said = f"does not converge at the upper end of training.load_range: {solver.diagnosis(row)}"
         return Finding(False, "fine solver", said)
-    said = f"{config.fine.solver} converges at the upper end of the range, {answer.iterations.mean():.0f} iterations a point"
+    mean = answer.iterations.mean()
+    said = f"{config.fine.solver} converges at the upper end of the range, {mean:.0f} iterations a point"
     return Finding(True, "fine solver", said)
 
 

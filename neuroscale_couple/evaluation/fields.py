@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as xml
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import meshio
 import numpy as np
@@ -40,18 +40,18 @@ class Series:
         pvd = self.folder / f"{self.name}.pvd"
         if not pvd.exists():
             return
-        for entry in xml.parse(pvd).iter("DataSet"):
+        for entry in ElementTree.parse(pvd).iter("DataSet"):
             window = int(entry.attrib["file"].removesuffix(".vtu").rpartition("_")[2])
             if window < windows:
                 self.times[window] = float(entry.attrib["timestep"])
         self._write_pvd()
 
     def _write_pvd(self) -> None:
-        root = xml.Element("VTKFile", type="Collection", version="0.1")
-        collection = xml.SubElement(root, "Collection")
+        root = ElementTree.Element("VTKFile", type="Collection", version="0.1")
+        collection = ElementTree.SubElement(root, "Collection")
         for window, time in sorted(self.times.items()):
-            xml.SubElement(collection, "DataSet", timestep=repr(time), part="0", file=self.path(window).name)
-        xml.ElementTree(root).write(self.folder / f"{self.name}.pvd", xml_declaration=True)
+            ElementTree.SubElement(collection, "DataSet", timestep=repr(time), part="0", file=self.path(window).name)
+        ElementTree.ElementTree(root).write(self.folder / f"{self.name}.pvd", xml_declaration=True)
 
 
 def point_cloud(coordinates: F64, values: Values) -> meshio.Mesh:
@@ -109,7 +109,7 @@ def windows_of(folder: Path, name: str) -> Sequence[tuple[int, float, Path]]:
     if not pvd.exists():
         return []
     found = []
-    for entry in xml.parse(pvd).iter("DataSet"):
+    for entry in ElementTree.parse(pvd).iter("DataSet"):
         file = entry.attrib["file"]
         window = int(file.removesuffix(".vtu").rpartition("_")[2])
         found.append((window, float(entry.attrib["timestep"]), folder / file))

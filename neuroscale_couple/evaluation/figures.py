@@ -1,4 +1,4 @@
-"""The pictures of a run; each takes what is on the disk and returns a figure, or None where there is nothing to show."""
+"""The pictures of a run; each takes what is on the disk and returns a figure, or None for nothing to show."""
 
 from __future__ import annotations
 
