@@ -22,6 +22,8 @@ CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 export OMP_NUM_THREADS ?= $(CORES)
 export MKL_NUM_THREADS ?= $(OMP_NUM_THREADS)
 export OPENBLAS_NUM_THREADS ?= 1
+# A thread that waits must not keep a core from one that works: with taken cores each wait costs a time slice else.
+export OMP_WAIT_POLICY ?= passive
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PATH := $(BIN):$(PATH)
 
@@ -56,7 +58,7 @@ $(STAMPS)/torch: $(STAMPS)/venv
 	@touch $@
 
 $(STAMPS)/package: $(STAMPS)/torch $(SOURCES)
-	$(BIN)/python -m pip install --quiet --editable '.[run]' -C cmake.define.NEUROSCALE_CUDA=$(CUDA)
+	$(BIN)/python -m pip install --quiet --editable '.[run]' --config-settings=cmake.define.NEUROSCALE_CUDA=$(CUDA)
 	@touch $@
 
 # mpi4py takes the system's MPI; where there is none, PyPI's mpich brings one.
@@ -65,7 +67,8 @@ $(STAMPS)/mpi: $(STAMPS)/package
 	@touch $@
 
 $(STAMPS)/test: $(STAMPS)/package
-	$(BIN)/python -m pip install --quiet --editable '.[run,test]' -C cmake.define.NEUROSCALE_CUDA=$(CUDA)
+	$(BIN)/python -m pip install --quiet $$($(BIN)/python -c "import tomllib; \
+		print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['test'])")
 	@touch $@
 
 # Debian's packages are wanted only where a test folder needs them, on Debian, as root; elsewhere those tests skip.
@@ -81,6 +84,7 @@ lint: setup-test
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror $$(find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 	$(BIN)/python docs/make_configuration.py --check
+	$(BIN)/python docs/make_results.py --check
 
 format: setup-test
 	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
@@ -98,6 +102,7 @@ pytest: setup-test
 
 docs: setup-test
 	$(BIN)/python docs/make_configuration.py
+	$(BIN)/python docs/make_results.py
 
 bench: setup-test
 	@mkdir -p build/bench
