@@ -14,8 +14,8 @@ from neuroscale_couple.values import F64, Bool
 
 DELTA = 0.05
 """Chance, over the draw of the calibration set, that a threshold does not keep its promise."""
-GRID = 64
-"""Thresholds tried."""
+GRID = 128
+"""Thresholds tried; the answers that they accept grow geometrically."""
 STARTS = 4
 """Fixed sequences of thresholds, equally spaced in the grid; each may be wrong with probability DELTA / STARTS."""
 BINS = 20
@@ -58,8 +58,8 @@ def _grid(score: F64, bad: Bool, least: int) -> tuple[F64, F64, F64]:
     """Thresholds from the scores alone (never from the errors), each with its accepted and bad answers."""
     order = np.argsort(score, kind="stable")
     ordered = score[order]
-    count = min(GRID, len(score) - least + 1)
-    grid = np.unique(ordered[np.unique(np.linspace(least, len(score), count).astype(np.int64)) - 1])
+    at = np.unique(np.round(np.geomspace(least, len(score), GRID)).astype(np.int64))
+    grid = np.unique(ordered[at - 1])
     sizes = np.searchsorted(ordered, grid, side="right")
     total_bad = np.concatenate([[0], np.cumsum(bad[order])])
     return sizes.astype(np.float64), grid, total_bad[sizes].astype(np.float64)
@@ -70,7 +70,8 @@ def error_curve(score: F64, error: F64, confidence: float) -> tuple[F64, F64]:
     order = np.argsort(score, kind="stable")
     s, e = np.maximum(score[order], TINY), error[order]
     bins = max(1, min(BINS, len(s) // BIN_SIZE))
-    edges = np.linspace(0, len(s), bins + 1).astype(np.int64)
+    cuts = s[np.linspace(0, len(s), bins + 1).astype(np.int64)[1:-1]]
+    edges = np.unique([0, *np.searchsorted(s, cuts), len(s)])  # equal scores share a bin
     knots, values, top, start = [0.0], [0.0], 0.0, 0.0
     for first, last in pairwise(edges):
         ratio = _upper_quantile(e[first:last] / s[first:last], confidence)
