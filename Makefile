@@ -92,6 +92,7 @@ format: setup-test
 
 # Our own C++ with warnings as errors; the installed extension is built without, so that a new compiler cannot stop a user.
 build-strict: setup-test
+	@mkdir -p build
 	@$(BIN)/cmake -S . -B build/strict -G Ninja -DNEUROSCALE_WERROR=ON -DNEUROSCALE_CUDA=$(CUDA) \
 		-DCMAKE_MAKE_PROGRAM=$(BIN)/ninja -DPython_EXECUTABLE=$(BIN)/python \
 		-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) >build/strict.log || { cat build/strict.log; exit 1; }
