@@ -26,11 +26,14 @@ def make_fine_solver(settings: Fine, problem: MicroProblem) -> FineSolver:
     module, _, name = path.partition(":")
     if not name:
         raise ConfigError(
-            f"fine.solver: {settings.solver!r} is unknown; use one of {sorted(_KNOWN)} or package.module:Class of your own"
+            f"fine.solver: {settings.solver!r} is unknown; use one of {sorted(_KNOWN)}"
+            " or package.module:Class of your own"
         )
     try:
         factory = getattr(import_module(module), name)
     except (ImportError, AttributeError) as cause:
-        raise ConfigError(f"fine.solver: cannot load {settings.solver!r} ({cause}); is it on the Python path?") from cause
+        raise ConfigError(
+            f"fine.solver: cannot load {settings.solver!r} ({cause}); is it on the Python path?"
+        ) from cause
     solver: FineSolver = factory(settings, problem)
     return solver

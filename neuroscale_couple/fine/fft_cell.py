@@ -94,7 +94,9 @@ class FftCell(FineSolver):
             return self.chunk
         return min(self.chunk, max(_SMALLEST_PART, -(-m // torch.get_num_threads())))
 
-    def _solve_part(self, part: slice, rows: I64, inputs: F64, guess: npt.NDArray[Any] | None, answer: FineAnswer) -> None:
+    def _solve_part(
+        self, part: slice, rows: I64, inputs: F64, guess: npt.NDArray[Any] | None, answer: FineAnswer
+    ) -> None:
         p = self.problem
         index = torch.from_numpy(rows[part]).to(self.device)
         given = torch.from_numpy(np.ascontiguousarray(inputs[part], dtype=np.float64)).to(self.device)
@@ -105,7 +107,9 @@ class FftCell(FineSolver):
         if guess is not None:
             start = _guessed(torch.from_numpy(guess).to(self.device, torch.float64), start)
         solved = self.core.solve(phase, mean, condition, start)
-        tangent, slopes, spent = self.core.tangent(solved.field, phase, condition, self.drive, slopes, _TANGENT_ACCURACY)
+        tangent, slopes, spent = self.core.tangent(
+            solved.field, phase, condition, self.drive, slopes, _TANGENT_ACCURACY
+        )
         self._warm.write(index, given, solved.field - mean[:, :, None, None], slopes, solved.converged)
         answer.outputs[part] = mean_flux_to_macro(self.drive.T, solved.flux).cpu().numpy()
         answer.tangent[part] = tangent.cpu().numpy()

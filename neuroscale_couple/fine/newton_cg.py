@@ -45,9 +45,18 @@ class NewtonCG:
     """Solver for one law and one Green operator on grids of one size."""
 
     def __init__(
-        self, law: CellLaw, green: GreenOperator, grid: tuple[int, int], tolerance: float, limits: tuple[int, int], floor: float
+        self,
+        law: CellLaw,
+        green: GreenOperator,
+        grid: tuple[int, int],
+        tolerance: float,
+        limits: tuple[int, int],
+        floor: float,
     ) -> None:
-        """limits: Newton iterations, CG iterations per Newton iteration; floor: flux below which residuals are absolute."""
+        """limits: Newton iterations, CG iterations per Newton iteration.
+
+        floor: size of the mean flux below which residuals are measured against the floor
+        """
         self.law = law
         self.grid = grid
         self.tolerance = tolerance
@@ -70,7 +79,9 @@ class NewtonCG:
             torch.mul(real[..., 0, :, :], g[i, 0], out=out[..., i, :, :])
             for j in range(1, c):
                 out[..., i, :, :].addcmul_(real[..., j, :, :], g[i, j])
-        return torch.fft.irfft2(torch.view_as_complex(out.unflatten(-1, (-1, 2))), s=(ny, nx))
+        product = torch.view_as_complex(out.view(*out.shape[:-1], -1, 2))
+        result: Tensor = torch.fft.irfft2(product, s=(ny, nx))
+        return result
 
     def reference(self, field: Tensor) -> Tensor:
         """C0 field for [..., c, y, x]."""
@@ -123,7 +134,8 @@ class NewtonCG:
         """Energy norm of the compatible part of the flux, against the mean flux."""
         size = torch.linalg.vector_norm(flux.mean(dim=(-2, -1)), dim=1).clamp_min(self.floor)
         scale = 2.0 * self.green.second if self.green.components == 3 else self.green.first
-        return torch.sqrt(self._square(z) * scale) / size
+        relative: Tensor = torch.sqrt(self._square(z) * scale) / size
+        return relative
 
     def _square(self, z: Tensor) -> Tensor:
         """<z : C0 z> of [..., c, y, x]; unlike -<z : tau> it keeps its digits when z is small."""
@@ -131,7 +143,8 @@ class NewtonCG:
             return _dot(z, z) * self.green.first
         trace = (z[..., 0, :, :] + z[..., 1, :, :]).flatten(-2)
         bulk = torch.linalg.vecdot(trace, trace) * (self.green.first / (z.shape[-1] * z.shape[-2]))
-        return _dot(z, z) * (2.0 * self.green.second) + bulk
+        square: Tensor = _dot(z, z) * (2.0 * self.green.second) + bulk
+        return square
 
     def _newton(self, e: Tensor, s: Tensor, z: Tensor, parameters: tuple[Tensor, Tensor], relative: Tensor) -> Tensor:
         """One damped Newton step in place: field e, flux s = s(e), z = -Gamma s; returns CG iterations [n]."""
@@ -175,7 +188,7 @@ class NewtonCG:
         all_x, all_tau, rows = x, tau, torch.arange(len(x), device=x.device)
         rho = self._square(z)
         p = z.clone()
-        for step in range(self.max_cg):
+        for _ in range(self.max_cg):
             going = (rho > stop).any(dim=1)
             if not bool(going.all()):
                 if x is not all_x:
@@ -228,7 +241,8 @@ class NewtonCG:
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """<a : b> over components and pixels: [..., c, y, x] -> [...]."""
-    return torch.linalg.vecdot(a.flatten(-3), b.flatten(-3)) / (a.shape[-1] * a.shape[-2])
+    product: Tensor = torch.linalg.vecdot(a.flatten(-3), b.flatten(-3)) / (a.shape[-1] * a.shape[-2])
+    return product
 
 
 def _apply(moduli: Tensor, p: Tensor) -> Tensor:

@@ -28,11 +28,14 @@ def make_problem(settings: Problem) -> MicroProblem:
     module, _, name = path.partition(":")
     if not name:
         raise ConfigError(
-            f"problem.name: {settings.name!r} is unknown; use one of {sorted(_KNOWN)} or package.module:Class of your own"
+            f"problem.name: {settings.name!r} is unknown; use one of {sorted(_KNOWN)}"
+            " or package.module:Class of your own"
         )
     try:
         factory = getattr(import_module(module), name)
     except (ImportError, AttributeError) as cause:
-        raise ConfigError(f"problem.name: cannot load {settings.name!r} ({cause}); is it on the Python path?") from cause
+        raise ConfigError(
+            f"problem.name: cannot load {settings.name!r} ({cause}); is it on the Python path?"
+        ) from cause
     problem: MicroProblem = factory(settings)
     return problem

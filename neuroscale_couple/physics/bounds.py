@@ -125,4 +125,6 @@ def _matrix_energy(law: PowerLawComposite, h2: F64, g2: F64) -> F64:
 
 
 def _isotropic(hydrostatic: F64, deviatoric: F64) -> F64:
-    return hydrostatic[:, None, None] * _HYDROSTATIC + deviatoric[:, None, None] * (np.eye(3) - _HYDROSTATIC)
+    return np.asarray(
+        hydrostatic[:, None, None] * _HYDROSTATIC + deviatoric[:, None, None] * (np.eye(3) - _HYDROSTATIC)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import numpy as np
@@ -40,10 +41,21 @@ def read_settings(model: type[Own], problem: Problem) -> Own:
         for error in cause.errors():
             key = ".".join(["problem", *(str(part) for part in error["loc"])])
             if error["type"] == "extra_forbidden":
-                lines.append(f"{key}: unknown key; {problem.name} knows {sorted(model.model_fields)} (name, grid, scheme)")
+                lines.append(f"{key}: unknown key; {_nearest(model, error['loc'])}")
             else:
                 lines.append(f"{key}: {error['msg']}, got {error['input']!r}")
         raise ConfigError("\n".join(lines)) from cause
+
+
+def _nearest(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    """What the section around an unknown key knows, and the nearest of it."""
+    known = ["name", "grid", "scheme", *model.model_fields]
+    for part in location[:-1]:
+        inner = model.model_fields[str(part)].annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            model, known = inner, list(inner.model_fields)
+    near = get_close_matches(str(location[-1]), known, n=1)
+    return (f"did you mean {near[0]!r}? " if near else "") + f"known keys are {', '.join(sorted(known))}"
 
 
 def pyramid(ny: int, nx: int) -> tuple[tuple[int, int], ...]:
@@ -113,15 +125,16 @@ class PeriodicCell(CellProblem):
         phase = np.asarray(parameters["phase"])
         if phase.ndim != 3 or phase.shape[1:] != self.grid:
             raise MicrostructureError(
-                f"{self.name}: parameter 'phase' has shape {phase.shape}, expected [point, {self.grid[0]}, {self.grid[1]}];"
-                " change problem.grid or the micro structures"
+                f"{self.name}: parameter 'phase' has shape {phase.shape}, expected"
+                f" [point, {self.grid[0]}, {self.grid[1]}]; change problem.grid or the micro structures"
             )
         check_two_phase(phase)
 
     def residual(self, field: Tensor, phase: Tensor, inputs: Tensor, scale: int) -> Tensor:
         """Compatible part Gamma s(e) of the flux at a scale, [n, c, y, x]; 0 at the solution."""
         if field.shape[-2:] != self._scales[scale]:
-            raise ValueError(f"field of scale {scale} has grid {tuple(field.shape[-2:])}, expected {self._scales[scale]}")
+            got, expected = tuple(field.shape[-2:]), self._scales[scale]
+            raise ValueError(f"field of scale {scale} has grid {got}, expected {expected}")
         residual: Tensor = self.green(self.law.flux(field, phase, inputs[:, self.condition]))
         return residual
 
@@ -168,15 +181,20 @@ def share_of(phase: Any) -> F64:
 
 
 def check_two_phase(phase: npt.NDArray[Any]) -> None:
-    """Raises: MicrostructureError naming the first image [n, y, x] that is not finite or holds other values than 0 and 1."""
+    """Check images [n, y, x]: finite, and nothing but 0 and 1.
+
+    Raises: MicrostructureError naming the first image that is not.
+    """
     if phase.dtype.kind == "f" and not np.isfinite(phase).all():
         n, y, x = (int(i) for i in np.argwhere(~np.isfinite(phase))[0])
-        raise MicrostructureError(f"micro structure {n}: pixel [{y}, {x}] is not finite ({phase[n, y, x]}); use 0 and 1 only")
+        value = phase[n, y, x]
+        raise MicrostructureError(f"micro structure {n}: pixel [{y}, {x}] is not finite ({value}); use 0 and 1 only")
     wrong = (phase != 0) & (phase != 1)
     if wrong.any():
         n = int(np.argwhere(wrong.any(axis=(1, 2)))[0, 0])
         values = np.unique(phase[n])
         shown = ", ".join(f"{v:g}" for v in values[:6]) + (", ..." if len(values) > 6 else "")
         raise MicrostructureError(
-            f"micro structure {n} is not two-phase: it holds {len(values)} values ({shown}), expected 0 (matrix) and 1 (inclusion)"
+            f"micro structure {n} is not two-phase: it holds {len(values)} values ({shown}),"
+            " expected 0 (matrix) and 1 (inclusion)"
         )

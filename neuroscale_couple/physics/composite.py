@@ -97,7 +97,9 @@ class Matrix(Phase):
 
     E: Positive = Field(5000.0, description="initial Young's modulus, MPa")
     nu: Annotated[float, Field(gt=-1.0, lt=0.5)] = Field(0.35, description="initial Poisson's ratio")
-    exponent: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.5, description="power-law exponent m; 1 is linear elastic")
+    exponent: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.5, description="power-law exponent m; 1 is linear elastic"
+    )
     reference_strain: Positive = Field(0.01, description="strain e0 at which the matrix starts to soften")
 
 
@@ -111,8 +113,8 @@ class Inclusion(Phase):
 class CompositeSettings(Settings):
     """Keys of `problem:` for `name: composite`."""
 
-    matrix: Matrix = Field(default_factory=Matrix)  # type: ignore[arg-type]
-    inclusion: Inclusion = Field(default_factory=Inclusion)  # type: ignore[arg-type]
+    matrix: Matrix = Field(default_factory=Matrix)
+    inclusion: Inclusion = Field(default_factory=Inclusion)
 
 
 class Composite(PeriodicCell):

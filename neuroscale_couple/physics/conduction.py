@@ -29,7 +29,9 @@ class TwoPhaseConduction(CellLaw):
     matrix, inclusion: (k, b)
     """
 
-    def __init__(self, matrix: tuple[float, float], inclusion: tuple[float, float], reference_temperature: float) -> None:
+    def __init__(
+        self, matrix: tuple[float, float], inclusion: tuple[float, float], reference_temperature: float
+    ) -> None:
         super().__init__()
         self.k_m, self.b_m = matrix
         self.k_i, self.b_i = inclusion

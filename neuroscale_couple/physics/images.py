@@ -37,7 +37,9 @@ def load_images(settings: Microstructure, ids: I64, grid: int, folder: Path) -> 
     stack = len(images) > 1
     last = int(ids.max(initial=0))
     if stack and last >= len(images):
-        raise MicrostructureError(f"{path}: {len(images)} images, but there is a point with id {last}; give one image per point")
+        raise MicrostructureError(
+            f"{path}: {len(images)} images, but there is a point with id {last}; give one image per point"
+        )
     phase = _two_phase(images, path)
     return phase[ids] if stack else np.repeat(phase, len(ids), axis=0)
 
@@ -48,7 +50,7 @@ def _read(path: Path) -> npt.NDArray[Any]:
             return np.asarray(np.load(path, allow_pickle=False))
         except ValueError as cause:
             raise MicrostructureError(f"{path}: cannot be read as .npy ({cause})") from cause
-    from matplotlib import image  # noqa: PLC0415  only a PNG needs it
+    from matplotlib import image  # only a PNG needs it
 
     try:
         pixels = np.asarray(image.imread(path))
@@ -71,7 +73,8 @@ def _two_phase(images: npt.NDArray[Any], path: Path) -> U8:
         values = np.unique(flat[wrong[0]])
         shown = ", ".join(f"{v:g}" for v in values[:6]) + (", ..." if len(values) > 6 else "")
         raise MicrostructureError(
-            f"{path}: image {wrong[0]} is not two-phase: it holds {len(values)} values ({shown}); threshold it to two values"
+            f"{path}: image {wrong[0]} is not two-phase: it holds {len(values)} values ({shown});"
+            " threshold it to two values"
         )
     inclusion = flat == high if low != high else flat != 0
     return np.asarray(inclusion.reshape(images.shape), dtype=np.uint8)

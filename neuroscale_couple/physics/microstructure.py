@@ -37,8 +37,8 @@ def generate(settings: Microstructure, ids: I64, grid: int, folder: Path) -> U8:
         return load_images(settings, ids, grid, folder)
     if settings.kind == "fibres" and settings.volume_fraction[1] > _FIBRE_SHARE:
         raise MicrostructureError(
-            f"microstructure.volume_fraction: fibres that do not overlap cannot fill {settings.volume_fraction[1]:g} of the"
-            f" cell (limit {_FIBRE_SHARE:g}); lower it or use kind: blobs"
+            f"microstructure.volume_fraction: fibres that do not overlap cannot fill {settings.volume_fraction[1]:g}"
+            f" of the cell (limit {_FIBRE_SHARE:g}); lower it or use kind: blobs"
         )
     make = _GENERATORS[settings.kind]
     phase = np.empty((len(ids), grid, grid), dtype=np.uint8)

@@ -54,7 +54,8 @@ class GreenOperator(nn.Module):
             dy = ky * keep
         norm2 = dx * dx + dy * dy
         active = norm2 > 1e-20
-        scale = torch.where(active, 1.0 / torch.sqrt(torch.where(active, norm2, torch.ones_like(norm2))), torch.zeros_like(norm2))
+        length = torch.sqrt(torch.where(active, norm2, torch.ones_like(norm2)))
+        scale = torch.where(active, 1.0 / length, torch.zeros_like(norm2))
         n1 = (dx * scale).to(like.dtype)
         n2 = (dy * scale).to(like.dtype)
         if self.components == 2:
@@ -77,7 +78,8 @@ class GreenOperator(nn.Module):
         ny, nx = tau.shape[-2], tau.shape[-1]
         hat = torch.fft.rfft2(tau)
         out = torch.einsum("ijyx,njyx->niyx", symbol.to(hat.dtype), hat)
-        return torch.fft.irfft2(out, s=(ny, nx))
+        result: Tensor = torch.fft.irfft2(out, s=(ny, nx))
+        return result
 
     def forward(self, tau: Tensor) -> Tensor:
         """Gamma tau for tau [n, c, y, x]."""
