@@ -40,7 +40,7 @@ def depth(statements: list[ast.stmt], above: int = 0) -> int:
         deepest = max(deepest, above + 1)
         for field in ("body", "orelse", "finalbody"):
             inner = getattr(node, field, [])
-            is_elif = field == "orelse" and isinstance(node, ast.If) and len(inner) == 1 and isinstance(inner[0], ast.If)
+            is_elif = field == "orelse" and isinstance(node, ast.If) and [type(n) for n in inner] == [ast.If]
             deepest = max(deepest, depth(inner, above if is_elif else above + 1))
         for handler in [*getattr(node, "handlers", []), *getattr(node, "cases", [])]:
             deepest = max(deepest, depth(handler.body, above + 1))
@@ -87,8 +87,8 @@ def test_import_is_cheap() -> None:
     program = """
 import sys
 import neuroscale_couple
-heavy = {"torch", "mpi4py", "mapie", "sklearn", "scipy", "matplotlib", "skfem", "meshio", "precice"} & sys.modules.keys()
-print(",".join(sorted(heavy)))
+heavy = {"torch", "mpi4py", "mapie", "sklearn", "scipy", "matplotlib", "skfem", "meshio", "precice"}
+print(",".join(sorted(heavy & sys.modules.keys())))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=True)
     assert done.stdout.strip() == "", f"import neuroscale_couple imports {done.stdout.strip()}"
