@@ -78,6 +78,26 @@ def test_cpp_file_keeps_the_limits(path: Path) -> None:
     assert not too_long, f"{name(path)}:{too_long[0]}: more than {LINE} characters"
 
 
+# Folder of csrc -> what its files may not include.
+FORBIDDEN_INCLUDES = {
+    "include": ("Python", "pybind11", "torch", "ATen", "mpi", "cuda"),
+    "kernels/reference": ("Python", "pybind11", "torch", "ATen", "mpi", "cuda"),
+    "kernels/cpu": ("Python", "pybind11", "torch", "ATen", "mpi", "cuda"),
+    "kernels/cuda": ("Python", "pybind11", "torch", "ATen", "mpi"),
+    "client": ("Python", "pybind11", "torch", "ATen", "cuda"),
+    "bindings": ("torch", "ATen", "mpi"),
+}
+
+
+@pytest.mark.parametrize("path", CPP, ids=name)
+def test_cpp_file_includes_what_its_layer_may(path: Path) -> None:
+    inside = path.relative_to(ROOT / "csrc").as_posix()
+    forbidden = [word for folder, words in FORBIDDEN_INCLUDES.items() if inside.startswith(folder) for word in words]
+    assert forbidden, f"{name(path)}: its folder has no rule in FORBIDDEN_INCLUDES"
+    includes = [line for line in path.read_text().splitlines() if line.startswith("#include")]
+    assert not [line for line in includes if any(f"{opening}{w}" in line for w in forbidden for opening in '<"')]
+
+
 def test_every_package_folder_has_an_init() -> None:
     folders = {path.parent for path in PACKAGE}
     assert not [name(f) for f in sorted(folders) if not (f / "__init__.py").exists()]
