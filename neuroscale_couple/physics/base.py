@@ -111,7 +111,8 @@ class CellProblem(MicroProblem):
     def bounds(self, inputs: F64, phase: Any) -> tuple[F64, F64]:
         """Two-sided bounds (lower, upper) on `effective_energy` of each point, float64 [n] each.
 
-        Voigt (uniform gradient) above, Reuss (uniform flux) below. phase: [n, y, x]
+        Voigt (uniform gradient) above, Reuss (uniform flux) below. phase: [n, y, x] on any scale; the gate passes the
+        coarsest, [n, 1, 1] inclusion shares.
         """
 
     @abstractmethod
@@ -122,7 +123,7 @@ class CellProblem(MicroProblem):
     def tangent_bounds(self, inputs: F64, phase: Any) -> tuple[F64, F64]:
         """Bounds (lower, upper) on the driving block of the tangent in the sense of quadratic forms.
 
-        Returns float64 [n, d, d] each; every admissible tangent T has lower <= T <= upper.
+        Returns float64 [n, d, d] each; every admissible tangent T has lower <= T <= upper. phase: as in `bounds`
         """
 
 
