@@ -357,6 +357,7 @@ def _abort(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     MPI.COMM_WORLD.Abort(code or 1)
+    os._exit(code or 1)  # some MPIs return from Abort and end the process a moment later
 
 
 _hooked = False

@@ -82,67 +82,44 @@ def _refuse_duplicates(comm: Any, hashes: U64, ids: I64, ranks: I64) -> None:
 
 
 @dataclass(frozen=True)
-class Outgoing:
-    """The sender's half of a deal: which of its rows go to which service rank.
+class Order:
+    """One side's half of a deal: rows in its own order against rows in the order of the messages.
 
-    rows: int64 [n], local rows in the order of sending, or None where that is their own order
-    counts: int64 [service ranks]
+    rows, inverse: int64 [n], or None where the two orders are one
+    counts: int64 [ranks of the other side], rows exchanged with each
     """
 
     rows: I64 | None
+    inverse: I64 | None
     counts: I64
 
     @classmethod
-    def deal(cls, comm: Any, ids: I64, hands: int) -> Outgoing:
-        """Deal this rank's points to `hands` service ranks. Raises: InputError. Collective: yes."""
-        owner = deal(comm, ids, hands)
-        rows = np.lexsort((ids, owner))
-        return cls(_unless_identity(rows), np.bincount(owner, minlength=hands))
+    def of(cls, rows: I64, counts: I64) -> Order:
+        """From the permutation that `pack` applies."""
+        if np.array_equal(rows, np.arange(len(rows))):
+            return cls(None, None, counts)
+        inverse = np.empty_like(rows)
+        inverse[rows] = np.arange(len(rows))
+        return cls(rows, inverse, counts)
 
     def pack(self, values: Rows) -> Rows:
-        """Rows in the order of sending, contiguous; the same array where that is their own order."""
-        return np.ascontiguousarray(values if self.rows is None else values[self.rows])
+        """The rows permuted, contiguous; a contiguous array that needs no permutation passes uncopied."""
+        return np.ascontiguousarray(values) if self.rows is None else np.take(values, self.rows, axis=0)
 
     def unpack(self, values: Rows) -> Rows:
         """The inverse of `pack`."""
-        return _scatter(values, self.rows)
+        return np.ascontiguousarray(values) if self.inverse is None else np.take(values, self.inverse, axis=0)
 
 
-@dataclass(frozen=True)
-class Incoming:
-    """The owner's half of a deal: where the received rows go.
-
-    rows: int64 [owned], received rows in the order of ids, or None where they arrive in it
-    counts: int64 [macro ranks]
-    """
-
-    rows: I64 | None
-    counts: I64
-
-    @classmethod
-    def of(cls, ids: I64, counts: I64) -> Incoming:
-        """From the received ids, in the order of arrival."""
-        return cls(_unless_identity(np.argsort(ids, kind="stable")), counts)
-
-    def pack(self, values: Rows) -> Rows:
-        """Received rows in the order of ids."""
-        return values if self.rows is None else values[self.rows]
-
-    def unpack(self, values: Rows) -> Rows:
-        """The inverse of `pack`, contiguous."""
-        return np.ascontiguousarray(_scatter(values, self.rows))
+def outgoing(comm: Any, ids: I64, hands: int) -> Order:
+    """The macro rank's half: its rows by owner, then by id. Raises: InputError. Collective: yes."""
+    owner = deal(comm, ids, hands)
+    return Order.of(np.lexsort((ids, owner)), np.bincount(owner, minlength=hands))
 
 
-def _unless_identity(rows: I64) -> I64 | None:
-    return None if np.array_equal(rows, np.arange(len(rows))) else rows
-
-
-def _scatter(values: Rows, rows: I64 | None) -> Rows:
-    if rows is None:
-        return values
-    result = np.empty_like(values, order="C")
-    result[rows] = values
-    return result
+def incoming(ids: I64, counts: I64) -> Order:
+    """The owner's half: received rows by id. ids: int64 [owned], as received; counts: int64 [macro ranks]."""
+    return Order.of(np.argsort(ids, kind="stable"), counts)
 
 
 class Distribution:
@@ -155,11 +132,11 @@ class Distribution:
         """Deal the points. Raises: InputError. Collective: yes."""
         self._comm = comm
         ids = np.ascontiguousarray(ids, dtype=np.int64)
-        self._out = Outgoing.deal(comm, ids, comm.Get_size())
+        self._out = outgoing(comm, ids, comm.Get_size())
         received = exchange_counts(comm, self._out.counts)
-        self._in = Incoming.of(exchange(comm, self._out.pack(ids), self._out.counts, received), received)
+        self._in = incoming(exchange(comm, self._out.pack(ids), self._out.counts, received), received)
         self.owned = int(received.sum())
-        self.identity = comm.Get_size() == 1 and self._out.rows is None
+        self.identity = comm.Get_size() == 1 and self._out.rows is None and self._in.rows is None
 
     def forward(self, rows: Rows) -> Rows:
         """Rows [n, ...] of the macro rank -> rows [owned, ...] of the service rank. Collective: yes."""

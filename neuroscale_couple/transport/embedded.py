@@ -69,10 +69,11 @@ class EmbeddedClosure(Closure):
         return rows
 
     def _sent_back(self, reply: Reply) -> Reply:
-        if self._distribution.identity:
-            return reply
+        back = self._distribution.backward
+        if self._comm.Get_size() == 1:
+            return Reply(*(back(a) for a in (reply.outputs, reply.tangent, reply.source, reply.reason, reply.error)))
         n_in, n_out = self._service.inputs.size, self._service.outputs.size
-        return unpack_reply(self._distribution.backward(pack_reply(reply)), n_in, n_out)
+        return unpack_reply(back(pack_reply(reply)), n_in, n_out)
 
     def commit(self, macro_state: State | None = None) -> None:
         """See `Closure.commit`."""

@@ -19,7 +19,7 @@ from neuroscale_couple.errors import PeerError, TransportError
 from neuroscale_couple.parallel import add_farewell, agree, guard_exit, size
 from neuroscale_couple.transport.base import Closure, State
 from neuroscale_couple.transport.border import check_time, describe_call, pack_inputs
-from neuroscale_couple.transport.distribution import Outgoing, common_columns, reply_columns, unpack_reply
+from neuroscale_couple.transport.distribution import common_columns, outgoing, reply_columns, unpack_reply
 from neuroscale_couple.transport.roles import split_world
 from neuroscale_couple.transport.wire import (
     VERSION,
@@ -111,7 +111,7 @@ class MpiClosure(Closure):
         """Deal the points to the service ranks and send them."""
         self._ids = np.ascontiguousarray(points.ids, dtype=np.int64)
         columns, kinds = self._try("points", lambda: common_columns(self._comm, points), fatal=True)
-        self._out = self._try("points", lambda: Outgoing.deal(self._comm, self._ids, self._link.peers), fatal=True)
+        self._out = self._try("points", lambda: outgoing(self._comm, self._ids, self._link.peers), fatal=True)
         counts = np.asarray(self._comm.gather(self._out.counts.tolist()) or [])
         if self._rank == 0:
             for peer in range(self._link.peers):

@@ -11,7 +11,7 @@ import numpy as np
 from neuroscale_couple.errors import CheckpointError, PeerError, TransportError
 from neuroscale_couple.parallel import agree, is_second_hand, print_error
 from neuroscale_couple.transport.base import Service, ServiceFactory, State
-from neuroscale_couple.transport.distribution import Incoming, Rows, pack_reply, to_points
+from neuroscale_couple.transport.distribution import Rows, incoming, pack_reply, to_points
 from neuroscale_couple.transport.embedded import PATIENCE
 from neuroscale_couple.transport.mpi import compare, hello
 from neuroscale_couple.transport.roles import split_world
@@ -82,7 +82,7 @@ class MpiServer:
         received = {
             name: self._link.gather_rows(tuple(shape), dtype, counts) for name, (dtype, shape) in text["kinds"].items()
         }
-        self._in = Incoming.of(received["ids"], counts)
+        self._in = incoming(received["ids"], counts)
         points = to_points({name: self._in.pack(rows) for name, rows in received.items()})
         service_comm = self._comm.Dup()
         self._service = service = self._together("connecting", lambda: self._factory(points, service_comm))

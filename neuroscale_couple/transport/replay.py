@@ -74,8 +74,8 @@ class Script:
     def load(cls, path: Path) -> Script:
         """Read a script. Raises: ConfigError if there is none, or it is damaged."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                return cls._from(path, dict(file))
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return cls._from(path, dict(arrays))
         except FileNotFoundError:
             raise ConfigError(
                 f"neuroscale.replay: no file {path}; record one with `record: {path.name}` in a run of the macro solver"
@@ -87,9 +87,7 @@ class Script:
     def _from(cls, path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> Script:
         form, described = json.loads(bytes(arrays["script"]))
         if form != FORMAT:
-            raise ConfigError(
-                f"neuroscale.replay: {path} has format {form}, expected {FORMAT}; record it again"
-            )
+            raise ConfigError(f"neuroscale.replay: {path} has format {form}, expected {FORMAT}; record it again")
         parameters = {name[10:]: values for name, values in arrays.items() if name.startswith("parameter/")}
         points = Points(arrays["ids"], arrays["coordinates"], arrays["volumes"], parameters)
         calls = tuple(
