@@ -38,9 +38,7 @@ class EveryCall(torch.nn.Module):
         ]
 
 
-def cells(
-    phase: Any, scheme: str = "rotated", tolerance: float = 1e-11, **own: Any
-) -> tuple[Composite, FftCell]:
+def cells(phase: Any, scheme: str = "rotated", tolerance: float = 1e-11, **own: Any) -> tuple[Composite, FftCell]:
     """The problem and an attached solver for square images [n, y, x]."""
     problem = make_problem(Problem(name="composite", grid=phase.shape[-1], scheme=scheme, **own))
     solver = make_fine_solver(Fine(tolerance=tolerance, device="cpu"), problem)
@@ -206,7 +204,9 @@ def test_wrong_settings_and_parameters_are_named(tmp_path: Any) -> None:
         make_problem(Problem(name="composite", inclusion={"nu": 0.5}))
     with pytest.raises(ConfigError, match=r"problem\.matrix\.E: Input should be a valid number.*got '5 GPa'"):
         make_problem(Problem(name="composite", matrix={"E": "5 GPa"}))
-    with pytest.raises(ConfigError, match=r"problem\.name: cannot load 'nowhere\.at_all:Cell' .*is it on the Python path"):
+    with pytest.raises(
+        ConfigError, match=r"problem\.name: cannot load 'nowhere\.at_all:Cell' .*is it on the Python path"
+    ):
         make_problem(Problem(name="nowhere.at_all:Cell"))
     problem = make_problem(Problem(name="composite", grid=16))
     with pytest.raises(MicrostructureError, match=r"no parameter 'phase' \[point, y, x\]; they have \['porosity'\]"):
@@ -215,7 +215,9 @@ def test_wrong_settings_and_parameters_are_named(tmp_path: Any) -> None:
     with pytest.raises(MicrostructureError, match=r"shape \(3, 8, 8\), expected \[point, 16, 16\]"):
         problem.check_parameters({"phase": phase[:, ::2, ::2]})
     phase[2, 5, 7] = 0.5
-    with pytest.raises(MicrostructureError, match=r"micro structure 2 is not two-phase: it holds 3 values \(0, 0\.5, 1\)"):
+    with pytest.raises(
+        MicrostructureError, match=r"micro structure 2 is not two-phase: it holds 3 values \(0, 0\.5, 1\)"
+    ):
         problem.check_parameters({"phase": phase})
     phase[1, 4, 3] = np.nan
     with pytest.raises(MicrostructureError, match=r"micro structure 1: pixel \[4, 3\] is not finite \(nan\)"):

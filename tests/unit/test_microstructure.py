@@ -65,7 +65,9 @@ def test_fibres_do_not_overlap_and_have_the_wanted_diameter() -> None:
 
 def test_fibres_that_cannot_fit_are_refused() -> None:
     settings = Microstructure(kind="fibres", volume_fraction=(0.2, 0.7))
-    with pytest.raises(MicrostructureError, match=r"cannot fill 0\.7 of the cell \(limit 0\.5\); lower it or use kind: blo"):
+    with pytest.raises(
+        MicrostructureError, match=r"cannot fill 0\.7 of the cell \(limit 0\.5\); lower it or use kind: blo"
+    ):
         generate(settings, np.arange(3), 16, HERE)
 
 
@@ -97,15 +99,21 @@ def test_images_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     images, ids = stack(), np.arange(3)
     grey = images.copy()
     grey[1, 0, 0] = 0.25
-    with pytest.raises(MicrostructureError, match=r"own\.npy: image 1 is not two-phase: it holds 3 values \(0, 0\.25, 1\)"):
+    with pytest.raises(
+        MicrostructureError, match=r"own\.npy: image 1 is not two-phase: it holds 3 values \(0, 0\.25, 1\)"
+    ):
         generate(write(tmp_path, grey), ids, 8, tmp_path)
     hole = images.copy()
     hole[2, 3, 4] = np.inf
     with pytest.raises(MicrostructureError, match=r"own\.npy: image 2, pixel \[3, 4\] is not finite \(inf\)"):
         generate(write(tmp_path, hole), ids, 8, tmp_path)
-    with pytest.raises(MicrostructureError, match=r"shape \(3, 8, 8\), expected \[16, 16\].*set problem\.grid to its size"):
+    with pytest.raises(
+        MicrostructureError, match=r"shape \(3, 8, 8\), expected \[16, 16\].*set problem\.grid to its size"
+    ):
         generate(write(tmp_path, images), ids, 16, tmp_path)
-    with pytest.raises(MicrostructureError, match=r"3 images, but there is a point with id 3; give one image per point"):
+    with pytest.raises(
+        MicrostructureError, match=r"3 images, but there is a point with id 3; give one image per point"
+    ):
         generate(write(tmp_path, images), np.arange(4), 8, tmp_path)
     (tmp_path / "torn.png").write_bytes(b"no picture")
     with pytest.raises(MicrostructureError, match=r"torn\.png: cannot be read as an image"):
