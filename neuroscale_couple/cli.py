@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FINE_ONLY = {"model": None, "gate.open": False, "gate.audit": 0.0, "learning.mode": "off"}
 COLD = {"model": None, "learning.mode": "online"}
 
-console = Console(soft_wrap=True, highlight=False)
+console = Console(width=None if sys.stdout.isatty() else 120, soft_wrap=True, highlight=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -168,13 +168,11 @@ class Ledger:
             return
         self.tables["ledger.csv"] = Table(self.folder / "ledger.csv", COLUMNS, keep=windows)
         if (self.folder / "audits.csv").exists():
-            header = _audit_header(self.outputs)
+            header = list(read_table(self.folder / "audits.csv"))
             self.tables["audits.csv"] = Table(self.folder / "audits.csv", header, keep=windows)
 
     def close(self) -> None:
-        """Close the files; idempotent."""
-        for table in self.tables.values():
-            table.close()
+        """End of the run; idempotent."""
         self.tables = {}
 
     def _gather(self, mine: Any) -> list[Any] | None:
@@ -226,18 +224,15 @@ class Table:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(fresh, path)
-        self.stream = path.open("ab", buffering=0)
+        self.path = path
 
     def append(self, rows: Sequence[Sequence[Any]]) -> None:
         """Append rows in one write."""
         text = io.StringIO(newline="")
         csv.writer(text, lineterminator="\n").writerows([[_plain(value) for value in row] for row in rows])
-        self.stream.write(text.getvalue().encode())
-        os.fsync(self.stream.fileno())
-
-    def close(self) -> None:
-        """Close the file."""
-        self.stream.close()
+        with self.path.open("ab", buffering=0) as stream:
+            stream.write(text.getvalue().encode())
+            os.fsync(stream.fileno())
 
 
 def read_table(path: Path) -> dict[str, list[Any]]:
