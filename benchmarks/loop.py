@@ -139,17 +139,19 @@ def measure(n: int, closed: bool, repeats: int) -> dict[str, Any]:
         folder = Path(name)
 
         def factory(owned: Points, comm: Any) -> Loop:
+            ledger = Ledger(folder, comm)
+            ledger.console.quiet = True
             parts = Parts(
                 problem=problem,
                 fine=NoopFine(prepared),
                 gate=make_gate(gate, problem, comm),
                 surrogate=None if closed else NoopSurrogate(prepared),
                 corrections=make_corrections(schema.Correction(), problem, comm),
-                ledger=Ledger(folder, comm),
+                ledger=ledger,
             )
             return Loop(parts, owned, comm)
 
-        closure = EmbeddedClosure(factory, None, points, folder)
+        closure = EmbeddedClosure(factory, None, points)
         seconds = []
         for window in range(repeats + 2):
             start = time.perf_counter()
