@@ -17,7 +17,7 @@ from neuroscale_couple.values import Points
 if TYPE_CHECKING:
     from neuroscale_couple.config.load import Loaded
     from neuroscale_couple.loop import Loop, Parts
-    from neuroscale_couple.parallel import Split
+    from neuroscale_couple.transport.roles import Split
     from neuroscale_couple.physics.base import MicroProblem
     from neuroscale_couple.surrogate.base import Surrogate
     from neuroscale_couple.transport.base import Closure
@@ -88,9 +88,9 @@ def split_world(role: str = "macro") -> Split:
 
     Collective: yes, over MPI_COMM_WORLD of all programs of the job.
     """
-    from neuroscale_couple import parallel
+    from neuroscale_couple.transport import roles
 
-    return parallel.split_world(role)
+    return roles.split_world(role)
 
 
 def results_folder(loaded: Loaded) -> Path:
