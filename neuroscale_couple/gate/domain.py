@@ -49,6 +49,7 @@ class Domain(GateStage):
         if share is not None and "phase" in points.parameters and len(points):
             self._foreign = _outside_share(points.parameters["phase"], float(share[0]), float(share[1]))
 
+    @np.errstate(invalid="ignore", over="ignore")
     def admit(self, inputs: F64, reason: U8) -> None:
         """Refuse what was not trained on."""
         if not len(inputs):

@@ -42,6 +42,7 @@ class Physical(GateStage):
         if self._bounded and phase is not None:
             self._phase = phase.reshape(len(phase), -1).mean(axis=1, dtype=np.float64)[:, None, None]
 
+    @np.errstate(invalid="ignore", over="ignore")
     def accept(self, rung: Source, inputs: F64, prediction: Prediction, error: F64, reason: U8) -> None:
         """Refuse impossible answers."""
         if not len(reason):

@@ -67,6 +67,7 @@ class Uncertainty(GateStage):
         if not self.thresholds:
             np.copyto(reason, np.uint8(Reason.UNCERTAIN), where=reason == 0)
 
+    @np.errstate(invalid="ignore", over="ignore")
     def accept(self, rung: Source, inputs: F64, prediction: Prediction, error: F64, reason: U8) -> None:
         """Refuse uncertain answers. error: float64 [m], out, in relative terms."""
         score = prediction.score

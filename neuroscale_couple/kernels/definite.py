@@ -7,6 +7,7 @@ import numpy as np
 from neuroscale_couple.values import F64, Bool
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def positive_definite(matrix: F64) -> Bool:
     r"""Whether the symmetric part of each matrix is positive definite; NaN counts as no.
 
@@ -17,7 +18,7 @@ def positive_definite(matrix: F64) -> Bool:
     """
     m, d = matrix.shape[0], matrix.shape[1]
     if d > 3:
-        finite = np.isfinite(matrix).all(axis=(1, 2))
+        finite = np.asarray(np.isfinite(matrix).all(axis=(1, 2)))
         safe = np.where(finite[:, None, None], matrix, -np.eye(d))
         return np.asarray(np.linalg.eigvalsh(0.5 * (safe + safe.transpose(0, 2, 1)))[:, 0] > 0.0)
     entry = np.ascontiguousarray(matrix.reshape(m, d * d).T)

@@ -14,7 +14,9 @@ from neuroscale_couple.values import F64, Audit, Points
 
 
 def stage(**settings: float) -> Monitor:
-    return Monitor(schema.Gate(**{"tolerance": 0.02, **settings}), make_problem(schema.Problem(name="composite", grid=8)))
+    return Monitor(
+        schema.Gate(**{"tolerance": 0.02, **settings}), make_problem(schema.Problem(name="composite", grid=8))
+    )
 
 
 def audits(error: F64, score: float = 0.01) -> Audit:

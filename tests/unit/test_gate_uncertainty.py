@@ -113,7 +113,10 @@ def test_a_bad_surrogate_is_never_accepted(caplog: pytest.LogCaptureFixture) -> 
     reason, estimate = accept(made, np.array([0.0, 1e-9, 0.01]))
     assert reason.tolist() == [Reason.UNCERTAIN] * 3 and np.isinf(estimate).all()
     assert made.message is not None
-    assert "surrogate_coarse accepts nothing at a tolerance of 0.02: 100.0% of 3000 held-out answers pass it" in made.message
+    assert (
+        "surrogate_coarse accepts nothing at a tolerance of 0.02: 100.0% of 3000 held-out answers pass it"
+        in made.message
+    )
     assert [r.message for r in caplog.records] == [made.message]
 
 
@@ -130,7 +133,9 @@ def test_too_few_pairs_certify_nothing_and_it_is_said() -> None:
     assert certified_threshold(np.arange(least) * 1.0, perfect, 0.02, 0.95) == least - 1
     assert certified_threshold(np.arange(least - 1) * 1.0, perfect[1:], 0.02, 0.95) is None
     made = stage(np.arange(10) * 1.0, np.full(10, 1e-6))
-    assert made.message is not None and f"10 held-out answers are too few to certify 95%, at least {least}" in made.message
+    assert (
+        made.message is not None and f"10 held-out answers are too few to certify 95%, at least {least}" in made.message
+    )
 
 
 def test_with_no_certified_rung_points_are_refused_before_the_surrogate_is_asked() -> None:
