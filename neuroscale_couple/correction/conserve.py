@@ -121,8 +121,8 @@ class Conserve(Correction):
         if self.defect[name] > ROUND_OFF:
             self._once(
                 name, "defect",
-                f"{where} misses its total {total:g} by {residual:g} and cannot be restored, because every answer counts "
-                "as exact; check the total and the volumes",
+                f"{where} misses its total {total:g} by {residual:g} and cannot be restored, because every answer "
+                "counts as exact; check the total and the volumes",
             )  # fmt: skip
         elif self.change[name] > LARGE:
             self._once(

@@ -88,6 +88,8 @@ class SampleStore:
     def begin(self) -> None:
         """Allow writing; micro structures in the shards that are there are not written again."""
         self.open = True
+        for rest in self.folder.glob(f".rank_{self._rank}_*.tmp"):  # of a run that was killed
+            rest.unlink()
         known = [arrays["ids"] for arrays, _ in self._shards(f"rank_{self._rank}_parameters_*.safetensors")]
         self._known = np.unique(np.concatenate([self._known, *known]))
 

@@ -142,8 +142,8 @@ def test_when_all_answers_are_exact_the_defect_is_reported_once_and_nothing_chan
     assert np.array_equal(outputs, answers.outputs)
     assert correction.defect["stress.xx"] == pytest.approx(7.0 / (answers.size()[0] + abs(total)))
     assert [r.message for r in caplog.records] == [
-        f"window 4, iteration 0: the balance of 'stress.xx' misses its total {total:g} by 7 and cannot be restored, because "
-        "every answer counts as exact; check the total and the volumes"
+        f"window 4, iteration 0: the balance of 'stress.xx' misses its total {total:g} by 7 and cannot be restored, "
+        "because every answer counts as exact; check the total and the volumes"
     ]
 
 

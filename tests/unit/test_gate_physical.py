@@ -14,7 +14,7 @@ from neuroscale_couple.kernels.definite import positive_definite
 from neuroscale_couple.physics import make_problem
 from neuroscale_couple.physics.microstructure import generate
 from neuroscale_couple.reasons import Reason, Source
-from neuroscale_couple.values import F64, U8, FieldSpec, FineAnswer, I64, Layout, Points, Prediction
+from neuroscale_couple.values import F64, I64, U8, FieldSpec, FineAnswer, Layout, Points, Prediction
 
 N = 12
 
