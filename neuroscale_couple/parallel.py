@@ -15,14 +15,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from neuroscale_couple.errors import NeuroscaleError, PeerError, RankError, TransportError
-
-T = TypeVar("T")
+from neuroscale_couple.serial import SerialComm
 
 SPIN = 20e-6
 """Seconds of polling before a wait starts to sleep."""
@@ -30,50 +29,8 @@ LONGEST_SLEEP = 1e-3
 """Seconds between two polls of a long wait."""
 GRACE = 5.0
 """Seconds that a rank with a second-hand error leaves to the rank that knows the first cause."""
+_LAUNCHED_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK", "MPI_LOCALRANKID")
 _WORLD_SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "MPIEXEC_SIZE")
-
-
-class SerialComm:
-    """The communicator of a run without MPI: one rank, every collective is the identity."""
-
-    rank = 0
-    size = 1
-
-    def Get_rank(self) -> int:
-        """Rank of this process: 0."""
-        return 0
-
-    def Get_size(self) -> int:
-        """Number of ranks: 1."""
-        return 1
-
-    def Dup(self) -> SerialComm:
-        """The same communicator."""
-        return self
-
-    def barrier(self) -> None:
-        """Nothing to wait for."""
-
-    Free = Barrier = barrier
-
-    def allreduce(self, value: T, op: object = None) -> T:
-        """The value itself, whatever the operation."""
-        return value
-
-    def bcast(self, value: T, root: int = 0) -> T:
-        """The value itself."""
-        return value
-
-    def allgather(self, value: T) -> list[T]:
-        """The values of all ranks: one."""
-        return [value]
-
-    gather = allgather
-
-    def Allreduce(self, values: Any, result: Any, op: object = None) -> None:
-        """Copy the values into the result; an in-place call leaves it as it is."""
-        if isinstance(values, np.ndarray):
-            np.copyto(result, values)
 
 
 def rank(comm: Any) -> int:
@@ -102,10 +59,9 @@ def communicator(comm: Any = None) -> Any:
         if not isinstance(comm, SerialComm):
             check_world(comm)
         return comm
-    launched = launched_size()
-    if launched > 1:
+    if launched_size() > 1:
         raise TransportError(
-            f"this process is one of {launched} started by mpirun, but connect() got no communicator: "
+            f"this process is one of {launched_size()} started by mpirun, but connect() got no communicator: "
             "pass comm=MPI.COMM_WORLD (or MPI.COMM_SELF if the processes are independent runs)"
         )
     return SerialComm()
@@ -117,6 +73,11 @@ def launched_size() -> int:
     return max(sizes, default=1)
 
 
+def launched() -> bool:
+    """Whether an MPI launcher started this process, or it has started MPI itself."""
+    return "mpi4py.MPI" in sys.modules or any(name in os.environ for name in _LAUNCHED_VARIABLES)
+
+
 def check_world(comm: Any = None) -> None:
     """Refuse the singletons that come from an mpirun of another MPI than mpi4py's; let one rank's error end all.
 
@@ -126,11 +87,10 @@ def check_world(comm: Any = None) -> None:
     from mpi4py import MPI
 
     install_excepthook()
-    launched = launched_size()
-    if launched > 1 and MPI.COMM_WORLD.Get_size() == 1:
+    if launched_size() > 1 and MPI.COMM_WORLD.Get_size() == 1:
         raise TransportError(
-            f"mpirun started {launched} processes, but mpi4py sees only itself: that mpirun belongs to another MPI "
-            f"than mpi4py's ({MPI.Get_library_version().splitlines()[0].strip()}); use the mpirun installed with it"
+            f"mpirun started {launched_size()} processes, but mpi4py sees only itself: that mpirun belongs to another "
+            f"MPI than mpi4py's ({MPI.Get_library_version().splitlines()[0].strip()}); use the mpirun installed with it"
         )
 
 
@@ -319,15 +279,15 @@ def _is_parallel() -> bool:
     return bool(MPI.Is_initialized() and not MPI.Is_finalized() and MPI.COMM_WORLD.Get_size() > 1)
 
 
-_printed: BaseException | None = None
+_printed = False
 
 
 def print_error(error: BaseException) -> None:
-    """Print what ends the job, once."""
+    """Print what ends the job; only the first error of this process is printed."""
     global _printed
-    if _printed is error:
+    if _printed:
         return
-    _printed = error
+    _printed = True
     head = f"neuroscale-couple: {_whoami()} failed; all ranks end:\n"
     sys.stdout.flush()
     told = f"{error}\n" if isinstance(error, NeuroscaleError) else "".join(traceback.format_exception(error))

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from neuroscale_couple.errors import TransportError
-from neuroscale_couple.parallel import check_world, idle_wait, name_role
+from neuroscale_couple.parallel import check_world, idle_wait, launched, name_role
+from neuroscale_couple.serial import SerialComm
 
 _ROLE_BYTES = 64
 
@@ -55,6 +56,10 @@ def split_world(role: str) -> Split:
     if _split is not None:
         if _split.role != role:
             raise TransportError(f"this process joined the MPI job as {_split.role!r}, it cannot be {role!r} too")
+        return _split
+    if not launched():  # a serial run needs no MPI
+        serial = SerialComm()
+        _split = Split(role, serial, serial, {role: (0,)})
         return _split
     check_world()
     from mpi4py import MPI

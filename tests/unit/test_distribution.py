@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuroscale_couple.errors import InputError
-from neuroscale_couple.parallel import SerialComm
+from neuroscale_couple.serial import SerialComm
 from neuroscale_couple.transport.distribution import (
     Distribution,
     deal,

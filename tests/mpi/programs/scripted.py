@@ -123,26 +123,20 @@ def break_down(kind: str, message: str) -> None:
 
 def play(closure: Closure, points: Points, windows: int = 2, iterations: int = 2) -> dict[str, Any]:
     """A macro solver: every window is rolled back once, then converges. Returns all answers by name."""
-    answers: dict[str, list[Any]] = {}
+    answers: list[dict[str, Any]] = []
     for window in range(windows):
-        for repeat in range(2):
-            for iteration in range(iterations):
-                inputs = inputs_of(points.ids, window, iteration)
-                got = closure.evaluate(inputs, t=0.1 * window, dt=0.1, totals={"energy": 1.5})
-                reply = got.reply
-                fields = {
-                    **got,
-                    "tangent": got.tangent,
-                    "source": got.source,
-                    "reason": reply.reason,
-                    "error": got.error,
-                }
-                for name, values in fields.items():
-                    answers.setdefault(name, []).append(values)
-            if repeat == 0:
-                closure.rollback()
+        answers += [ask(closure, points, window, iteration) for iteration in range(iterations)]
+        closure.rollback()
+        answers += [ask(closure, points, window, iteration) for iteration in range(iterations)]
         closure.commit({"ids": points.ids, "clock": np.array(window)})
-    return {name: np.stack(values) for name, values in answers.items()}
+    return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
+
+
+def ask(closure: Closure, points: Points, window: int, iteration: int) -> dict[str, Any]:
+    """All that one evaluation returns, by name."""
+    inputs = inputs_of(points.ids, window, iteration)
+    got = closure.evaluate(inputs, t=0.1 * window, dt=0.1, totals={"energy": 1.5})
+    return {**got, "tangent": got.tangent, "source": got.source, "reason": got.reply.reason, "error": got.error}
 
 
 def cpu_seconds() -> float:

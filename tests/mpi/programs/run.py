@@ -1,0 +1,48 @@
+"""The real loop on any transport: run.py '{"role": "macro" | "service", "transport": ..., "config": ...}'."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neuroscale_couple import Points, assemble, connect, parallel, serve, split_world
+
+N = 40
+
+
+def strain_of(ids: Any, window: int, iteration: int) -> Any:
+    """The macro solver's values, a function of id, window and iteration."""
+    return 0.01 * np.stack([np.sin(ids + window), np.cos(ids + iteration), np.sin(3 * ids)], axis=1)
+
+
+def run(asked: dict[str, Any], comm: Any) -> None:
+    """Two windows of two iterations; the answers of this rank's points go to a file."""
+    ids = np.random.default_rng(asked.get("order", 0)).permutation(N).astype(np.int64)
+    mine = np.array_split(ids, parallel.size(comm))[parallel.rank(comm)]
+    points = Points(mine, np.stack([mine, mine], axis=1) * 0.1, np.ones(len(mine)))
+    answers = []
+    with connect(asked["config"], comm, points) as closure:
+        for window in range(2):
+            for iteration in range(2):
+                got = closure.evaluate({"strain": strain_of(mine, window, iteration)}, float(window), 1.0)
+                answers.append(np.concatenate([got["stress"], got.tangent.reshape(len(mine), -1)], axis=1))
+            closure.commit({"window": np.array(window)})
+    np.savez(Path(asked["out"]) / f"macro{parallel.rank(comm)}.npz", ids=mine, answers=np.stack(answers))
+
+
+def main() -> None:
+    asked = json.loads(sys.argv[1])
+    assemble.run_options = assemble.RunOptions({"transport": asked["transport"], "output.folder": asked["out"]})
+    with parallel.abort_on_error():
+        if asked["role"] == "service":
+            serve(asked["config"])
+        else:
+            run(asked, split_world("macro").local)
+
+
+if __name__ == "__main__":
+    main()

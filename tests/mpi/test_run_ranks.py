@@ -1,0 +1,55 @@
+"""The whole service, with the real fine solver behind a closed gate: one answer, however it is deployed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.mpi.launch import launch, run_serial
+
+CONFIG = """
+neuroscale:
+  problem: {name: composite, grid: 8}
+  gate: {open: false}
+  fine: {device: cpu}
+  learning: {mode: "off"}
+"""
+
+
+def answers(folder: Path, deployment: str, order: int = 0) -> Any:
+    """Answers [point, iteration, column] in the order of ids."""
+    folder.mkdir()
+    config = folder / "neuroscale.yaml"
+    config.write_text(CONFIG)
+    kind, _, ranks = deployment.partition(" ")
+    asked = {"role": "macro", "config": str(config), "out": str(folder), "order": order}
+    asked["transport"] = "mpi" if kind == "mpmd" else "embedded"
+    if kind == "serial":
+        run_serial("run.py", asked).expect(0)
+    elif kind == "spmd":
+        launch((int(ranks), "run.py", asked)).expect(0)
+    else:
+        macro, _, services = ranks.partition("+")
+        launch((int(macro), "run.py", asked), (int(services), "run.py", {**asked, "role": "service"})).expect(0)
+    parts = [np.load(path) for path in sorted(folder.glob("macro*.npz"))]
+    ids = np.concatenate([part["ids"] for part in parts])
+    return np.concatenate([part["answers"].swapaxes(0, 1) for part in parts])[np.argsort(ids)]
+
+
+@pytest.mark.parametrize("deployment", ["spmd 2", "mpmd 2+1", "mpmd 1+2"])
+def test_serial_spmd_and_mpmd_agree(deployment: str, tmp_path: Path) -> None:
+    serial = answers(tmp_path / "serial", "serial")
+    assert np.isfinite(serial).all()
+    assert np.abs(serial).max() > 0
+    scale = np.abs(serial).max(axis=(0, 1))
+    np.testing.assert_allclose(answers(tmp_path / "other", deployment) / scale, serial / scale, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("deployment", ["serial", "spmd 2"])
+def test_permuting_the_points_permutes_the_answers(deployment: str, tmp_path: Path) -> None:
+    """Bit for bit: the owner keeps its points in the order of their ids, so the service sees no difference."""
+    first = answers(tmp_path / "first", deployment)
+    np.testing.assert_array_equal(answers(tmp_path / "second", deployment, order=1), first)
