@@ -26,8 +26,8 @@ class FineSolver(ABC):
     def solve(self, rows: I64, inputs: F64, guess: npt.NDArray[Any] | None = None) -> FineAnswer:
         """Solve the points `rows` (int64 [m], local) for `inputs` float64 [m, n_in].
 
-        guess: field [m, c, y, x] to start from (e.g. of the surrogate's fine head), NaN rows mean none;
-        without one the solver starts from what it last computed for the point.
+        guess: total gradient field [m, c, y, x] to start from (e.g. of the surrogate's fine head), NaN rows mean
+        none; the solver may prefer what it last computed for the point where that is closer.
         A solve that did not converge is reported in the answer, never raised.
         """
 
@@ -45,8 +45,8 @@ class FineSolver(ABC):
 
     @abstractmethod
     def get_state(self) -> Mapping[str, npt.NDArray[Any]]:
-        """Committed physical state for a checkpoint; empty for a micro problem without state."""
+        """Committed physical state for a checkpoint: name -> array [n, ...]; empty without state."""
 
     @abstractmethod
     def set_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Restore what `get_state` gave."""
+        """Restore what `get_state` gave: name -> array [n, ...]."""

@@ -97,6 +97,14 @@ class NewtonCG:
         """The compatible zero-mean part of [..., c, y, x], by the C0 projection."""
         return self.gamma(self.reference(field))
 
+    def better(self, phase: Tensor, mean: Tensor, condition: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """Per row, that of two fluctuations [n, c, y, x] whose compatible part has the lower energy, projected."""
+        uniform = mean[:, :, None, None]
+        first, second = self.compatible(first), self.compatible(second)
+        energy = [self.law.energy(uniform + f, phase, condition).mean(dim=(-2, -1)) for f in (first, second)]
+        lower = (energy[0] < energy[1]) | ~torch.isfinite(energy[1])
+        return torch.where(lower[:, None, None, None], first, second)
+
     def solve(self, phase: Tensor, mean: Tensor, condition: Tensor, start: Tensor | None) -> Solved:
         """Solve n cells.
 

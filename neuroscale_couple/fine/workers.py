@@ -6,7 +6,7 @@ each worker runs its parts with one torch thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Barrier
 
@@ -14,15 +14,14 @@ import torch
 
 
 class Workers:
-    """As many threads as torch had when they were first needed; none where that is one."""
+    """As many threads as torch has; none where that is one."""
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
         self._count = 1
 
-    def run(self, work: Callable[[slice], None], parts: Iterable[slice]) -> None:
+    def run(self, work: Callable[[slice], None], parts: Sequence[slice]) -> None:
         """Call `work` on every part; the first exception is raised once all have ended."""
-        parts = list(parts)
         if len(parts) < 2 or torch.get_num_threads() == 1:
             for part in parts:
                 work(part)

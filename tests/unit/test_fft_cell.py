@@ -69,7 +69,7 @@ def test_memory_for_starting_fields_is_capped_slopes_first(tmp_path: Any) -> Non
 
 
 def test_a_batch_larger_than_the_memory_is_split(tmp_path: Any) -> None:
-    whole, split = make(tmp_path), make(tmp_path, memory_mb=0.3)
+    whole, split = make(tmp_path), make(tmp_path, memory_mb=1.5)
     assert split.chunk < N <= whole.chunk
     agree(split.solve(ROWS, strain()), whole.solve(ROWS, strain()), 1e-9, 1e-9)
 
@@ -144,15 +144,15 @@ def two_threads() -> Iterator[None]:
 
 
 def test_threads_give_the_same_answer_and_keep_their_number(two_threads: None, tmp_path: Any) -> None:
-    threaded = make(tmp_path, memory_mb=0.3)
+    threaded = make(tmp_path, memory_mb=1.5)
     a = threaded.solve(ROWS, strain())
     assert torch.get_num_threads() == 2
     torch.set_num_threads(1)
-    agree(a, make(tmp_path, memory_mb=0.3).solve(ROWS, strain()), 1e-12, 1e-9)
+    agree(a, make(tmp_path, memory_mb=1.5).solve(ROWS, strain()), 1e-12, 1e-9)
 
 
 def test_an_error_in_a_thread_reaches_the_caller(two_threads: None, tmp_path: Any) -> None:
-    solver = make(tmp_path, memory_mb=0.3)
+    solver = make(tmp_path, memory_mb=1.5)
     with pytest.raises(IndexError):
         solver._workers.run(lambda part: [][part.start], [slice(0, 1), slice(1, 2)])
 
