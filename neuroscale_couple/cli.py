@@ -109,7 +109,7 @@ def run_command(args: argparse.Namespace) -> int:
     if args.compare and loaded.config.neuroscale.transport != "embedded":
         raise ConfigError(f"{loaded.path}: --compare needs transport: embedded; make the two runs one by one")
     label = "cold" if args.cold else "run"
-    say(f"[bold]{escape(loaded.case)}[/]: the resolved configuration", dump(loaded.config).rstrip())
+    say(f"[bold]{escape(loaded.case)}[/]: the resolved configuration", escape(dump(loaded.config).rstrip()))
     reused = False
     if args.compare:
         reused = run_fine_only(args, given | FINE_ONLY)

@@ -230,9 +230,10 @@ class Loop:
         with self.timers("gate"):
             self.parts.gate.learn(audit)
         self.parts.fine.commit()
-        if self.parts.ledger is not None:
-            self._write_down(self.batch, self.reply, audit)
+        version = self.surrogate.version if self.surrogate is not None else -1  # the one that answered this window
         self._learn()
+        if self.parts.ledger is not None:
+            self._write_down(self.batch, self.reply, audit, version)
         self.window += 1
         if self.parts.checkpoint is not None:
             self._save(macro_state or {})
@@ -286,7 +287,7 @@ class Loop:
 
     # -- written down ----------------------------------------------------------------------------------------
 
-    def _write_down(self, batch: Batch, reply: Reply, audit: Audit) -> None:
+    def _write_down(self, batch: Batch, reply: Reply, audit: Audit, version: int) -> None:
         assert self.parts.ledger is not None
         counts, self.counts = self.counts, Counts()
         self.parts.ledger.add(
@@ -298,7 +299,7 @@ class Loop:
             audit=audit,
             reply=reply,
             seconds=self.timers.take(),
-            model_version=self.surrogate.version if self.surrogate is not None else -1,
+            model_version=version,
         )
 
     def _save(self, macro_state: State) -> None:

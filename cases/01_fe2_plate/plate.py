@@ -68,10 +68,10 @@ def main(config: Path) -> None:
         guess = first_guess(plate, records.displacement, settings["mean_strain"] * time)
         step = solve_step(plate, guess, law, settings["newton_tolerance"], settings["max_iterations"])
         records.add(step)
-        closure.commit(records.arrays())  # coupling: the step has converged
         write(plate, series, (number, time), step, law)
         if plate.rank == 0:
             np.savez(closure.folder / "macro.npz", **records.arrays(), reaction_force_unit="MN/m")
+        closure.commit(records.arrays())  # coupling: the step has converged
     closure.close()  # coupling
 
 

@@ -42,7 +42,7 @@ def inside(section: str) -> str:
         ("gat: {}", "unknown key 'neuroscale.gat'; did you mean 'neuroscale.gate'?"),
         (
             "confidence: 0.9",
-            "unknown key 'neuroscale.confidence'; did you mean 'neuroscale.gate.confidence'? Keys known here: transport,",
+            "unknown key 'neuroscale.confidence'; did you mean 'neuroscale.gate.confidence'?",
         ),
         ("gate: {zzz: 1}", "unknown key 'neuroscale.gate.zzz'; "),
         (
