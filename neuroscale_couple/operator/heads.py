@@ -16,23 +16,25 @@ from torch import Tensor, nn
 from neuroscale_couple.operator.uncertainty import EnsembleLinear
 
 
-def potential(factors: Tensor, amplitude: Tensor, power: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Energy, flux and tangent of the potential.
+def potential(form: Tensor, amplitude: Tensor, power: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Energy, flux and tangent of each member's potential at several loads per point.
 
-    factors: [..., k, c, c] L_k; amplitude, power: [..., k]; x: [..., c]
-    Returns: W [...], dW/dx [..., c], d2W/dx2 [..., c, c]
+    form: [n, m, k, c, c] the Q_k; amplitude, power: [n, m, k]; x: [n, l, c]
+    Returns: W [n, l, m], dW/dx [n, l, m, c], d2W/dx2 [n, l, m, c, c]
     """
-    y = torch.matmul(factors.transpose(-2, -1), x.unsqueeze(-2).unsqueeze(-1))
-    q1 = 1.0 + torch.sum(y * y, dim=(-2, -1))
-    energy = torch.sum(amplitude * (q1**power - 1.0) / power, dim=-1)
-    slope = 2.0 * amplitude * q1 ** (power - 1.0)
-    qx = torch.matmul(factors, y).squeeze(-1)
-    flux = torch.sum(slope.unsqueeze(-1) * qx, dim=-2)
-    weighted = factors * torch.sqrt(slope)[..., None, None]
-    secant = torch.sum(torch.matmul(weighted, weighted.transpose(-2, -1)), dim=-3)
-    bend = 2.0 * slope * (power - 1.0) / q1
-    rank_one = torch.matmul((bend.unsqueeze(-1) * qx).transpose(-2, -1), qx)
-    return energy, flux, secant + rank_one
+    n, m, k, c, loads = form.shape[0], form.shape[1], form.shape[2], form.shape[3], x.shape[1]
+    columns = x.transpose(1, 2)
+    qx = torch.matmul(form.reshape(n, m * k * c, c), columns).view(n, m, k, c, loads)
+    q1 = 1.0 + torch.sum(qx * columns[:, None, None], dim=3)
+    a, p = amplitude[..., None], power[..., None]
+    energy = torch.sum(a * (q1**p - 1.0) / p, dim=2)
+    slope = 2.0 * a * q1 ** (p - 1.0)
+    flux = torch.sum(slope[:, :, :, None] * qx, dim=2)
+    bend = 2.0 * slope * (p - 1.0) / q1
+    secant = torch.matmul(slope.transpose(2, 3), form.reshape(n, m, k, c * c)).view(n, m, loads, c, c)
+    outer = torch.sum((bend[:, :, :, None] * qx)[:, :, :, :, None] * qx[:, :, :, None], dim=2)
+    tangent = secant + outer.permute(0, 1, 4, 2, 3)
+    return energy.transpose(1, 2), flux.permute(0, 3, 1, 2), tangent.transpose(1, 2)
 
 
 class CoarseHead(nn.Module):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from neuroscale_couple.operator.fine_head import FineHead
 from neuroscale_couple.operator.heads import CoarseHead, potential
 from neuroscale_couple.operator.levels import LippmannSchwinger, Pyramid
 from neuroscale_couple.operator.scale_attention import ScaleAttention
@@ -23,6 +24,7 @@ class Sizes:
     latent: int = 8
     hidden: int = 64
     steps: int = 3
+    corrections: tuple[int, int] = (2, 2)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,6 @@ class NeuroScale(nn.Module):
     def __init__(self, physics: Physics, sizes: Sizes) -> None:
         super().__init__()
         c, media = physics.media.shape[-1], physics.media.shape[0]
-        self.law = physics.law
         self.load_scale, self.flux_scale, self.floor = physics.load_scale, physics.flux_scale, physics.floor
         self.driving = physics.to_grid.shape[1]
         self.lippmann = LippmannSchwinger(physics.green, physics.media, sizes.steps)
@@ -62,6 +63,7 @@ class NeuroScale(nn.Module):
         self.scalars = media * (sizes.steps + 3) * pairs + pairs + 1 + moments
         k = len(physics.conditions)
         shape = (sizes.members, sizes.terms, c, k)
+        self.fine_head = FineHead(physics.law, physics.green, media, sizes.width, *sizes.corrections)
         self.coarse_head = CoarseHead(shape, 2 * media, self.scalars + sizes.terms * sizes.latent, sizes.hidden)
         lower, inner = torch.tril_indices(c, c), torch.tril_indices(pairs, pairs)
         buffers = {
@@ -93,9 +95,7 @@ class NeuroScale(nn.Module):
         """
         bounds, split, e = self.lippmann(phase)
         s = self.lippmann.stress(e, phase)
-        density = torch.einsum("njacyx,njbcyx->njabyx", e, s)[:, :, self.row, self.column]
-        size = torch.diagonal(bounds[:, :, -1], dim1=-2, dim2=-1).mean(dim=-1)
-        density = density / size[:, :, None, None, None]
+        density = self._density(e, s)
         n, j, pairs = density.shape[0], density.shape[1], density.shape[2]
         first = (density * (1.0 - phase)[:, None, None]).reshape(n, j, pairs, -1)
         moments = torch.matmul(first, density.reshape(n, j, pairs, -1).transpose(2, 3)) / float(first.shape[-1])
@@ -105,14 +105,19 @@ class NeuroScale(nn.Module):
         shares = self._whiten(factor, split)
         scalars = [drops.flatten(1), last.flatten(1), shares.flatten(1), factor[:, self.row, self.column]]
         scalars += [torch.mean(phase, dim=(1, 2))[:, None], moments[:, :, self.inner_row, self.inner_column].flatten(1)]
-        image = torch.cat([phase[:, None], torch.tanh(0.5 * density.flatten(1, 2))], dim=1)
+        image = self._squash(phase, density)
         return split.flatten(1, 2), torch.cat(scalars, dim=1), image
 
     @torch.jit.export
-    def encode_features(self, forms: Tensor, scalars: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Parameters of the coarse head from `features`: base [n, m, k, c, c] and code [n, m, k, width]."""
+    def describe(self, image: Tensor) -> Tensor:
+        """Descriptors of the pyramid's levels, [n, levels, 2 width + 1]."""
+        return self.pyramid.descriptors(self.pyramid(image))
+
+    @torch.jit.export
+    def parameters_of(self, forms: Tensor, scalars: Tensor, descriptors: Tensor) -> tuple[Tensor, Tensor]:
+        """Parameters of the coarse head: base [n, m, k, c, c] and code [n, m, k, width]."""
         known = torch.clamp((scalars - self.scalar_mean) / self.scalar_std, -6.0, 6.0)
-        latent = self.attention(self.pyramid.descriptors(self.pyramid(image))).flatten(2)
+        latent = self.attention(descriptors).flatten(2)
         inputs = torch.cat([known[None].expand(latent.shape[0], -1, -1), latent], dim=2)
         base, code = self.coarse_head(inputs, forms)
         return base, code
@@ -121,23 +126,37 @@ class NeuroScale(nn.Module):
     def encode(self, phase: Tensor) -> tuple[Tensor, Tensor]:
         """Parameters of the coarse head, kept per point; phase: float32 [n, y, x]."""
         forms, scalars, image = self.features(phase)
-        return self.encode_features(forms, scalars, image)
+        return self.parameters_of(forms, scalars, self.describe(image))
 
     @torch.jit.export
     def members(self, base: Tensor, code: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Each member's normalised flux [n, m, c] and tangent [n, m, c, c] on the grid; inputs: float32 [n, n_in]."""
-        x, condition = self.normalise(inputs)
+        """Each member's normalised flux [n, l, m, c] and tangent [n, l, m, c, c] on the grid.
+
+        inputs: float32 [n, l, n_in], several loads of each point
+        """
+        x, condition = self.normalise(inputs.flatten(0, 1))
+        n, loads = inputs.shape[0], inputs.shape[1]
+        if condition.shape[1] > 0:
+            base, code = base.repeat_interleave(loads, dim=0), code.repeat_interleave(loads, dim=0)
+        else:
+            condition = condition[:n]
+            x = x.view(n, loads, -1)
         factors, amplitude, power = self.coarse_head.parameters_at(base, code, condition)
-        _, flux, tangent = potential(factors, amplitude, power, x[:, None])
-        return flux, tangent
+        form = torch.matmul(factors, factors.transpose(-2, -1))
+        if condition.shape[1] > 0:
+            x = x[:, None]
+        _, flux, tangent = potential(form, amplitude, power, x)
+        m, c = flux.shape[2], flux.shape[3]
+        return flux.reshape(n, loads, m, c), tangent.reshape(n, loads, m, c, c)
 
     @torch.jit.export
     def coarse(self, base: Tensor, code: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rung 1: outputs [n, d], tangent [n, d, n_in] and score [n]; inputs: float32 [n, n_in]."""
-        flux, tangent = self.members(base, code, inputs)
-        stiffness = self.flux_scale / self.load_scale
+        flux, tangent = self.members(base, code, inputs[:, None])
+        flux, tangent = flux[:, 0], tangent[:, 0]
         outputs = torch.matmul(flux.mean(dim=1), self.to_grid) * self.flux_scale
-        block = torch.matmul(self.to_grid.t(), torch.matmul(tangent.mean(dim=1), self.to_grid)) * stiffness
+        block = torch.matmul(tangent.mean(dim=1).transpose(1, 2), self.to_grid)
+        block = torch.matmul(block.transpose(1, 2), self.to_grid) * (self.flux_scale / self.load_scale)
         columns = [block]
         x, condition = self.normalise(inputs)
         for i in range(condition.shape[1]):
@@ -146,10 +165,47 @@ class NeuroScale(nn.Module):
         score = relative_spread(torch.matmul(flux, self.to_grid) * self.flux_scale, self.floor)
         return outputs, torch.cat(columns, dim=2), score
 
+    @torch.jit.export
+    def modes(self, phase: Tensor) -> Tensor:
+        """Field modes of the fine head, [n, j + 1, l, c, y, x]; phase: float32 [n, y, x]."""
+        _, _, e = self.lippmann(phase)
+        stress = self.lippmann.stress(e, phase)
+        return self.fine_head.modes(self.pyramid(self._image(phase, e, stress)), e, stress)
+
+    @torch.jit.export
+    def fine(self, modes: Tensor, phase: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rung 2: outputs [n, d], tangent [n, d, n_in], score [n]; phase: float32 [n, y, x], inputs: float32 [n, n_in]."""
+        x, _ = self.normalise(inputs)
+        condition = inputs[:, self.driving :]
+        _, flux, tangent, slope, score = self.fine_head(modes, phase, x, condition, self.load_scale)
+        block = torch.matmul(self.to_grid.t(), torch.matmul(tangent, self.to_grid))
+        columns = torch.matmul(self.to_grid.t(), slope)
+        return torch.matmul(flux, self.to_grid), torch.cat([block, columns], dim=2), score
+
+    @torch.jit.export
+    def field(self, modes: Tensor, phase: Tensor, inputs: Tensor) -> Tensor:
+        """Predicted total gradient [n, c, y, x] after the correction of the field alone."""
+        x, _ = self.normalise(inputs)
+        e = self.fine_head.field(modes, x, self.load_scale)
+        return self.fine_head.correct(e, phase, inputs[:, self.driving :])
+
     def normalise(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Grid load in units of load_scale [n, c] and normalised conditions [n, k]."""
         x = torch.matmul(inputs[:, : self.driving], self.to_grid.t()) / self.load_scale
         return x, (inputs[:, self.driving :] - self.centre) / self.half_width
+
+    def _density(self, e: Tensor, stress: Tensor) -> Tensor:
+        """Energy densities of pairs of unit loads relative to their mean, [n, j, pairs, y, x]."""
+        density = torch.einsum("njacyx,njbcyx->njabyx", e, stress)
+        size = torch.diagonal(density.mean(dim=(4, 5)), dim1=-2, dim2=-1).mean(dim=-1)
+        return density[:, :, self.row, self.column] / size[:, :, None, None, None]
+
+    def _squash(self, phase: Tensor, density: Tensor) -> Tensor:
+        """Image channels of the finest level, [n, 1 + j pairs, y, x]."""
+        return torch.cat([phase[:, None], torch.tanh(0.5 * density.flatten(1, 2))], dim=1)
+
+    def _image(self, phase: Tensor, e: Tensor, stress: Tensor) -> Tensor:
+        return self._squash(phase, self._density(e, stress))
 
     def _whiten(self, factor: Tensor, forms: Tensor) -> Tensor:
         """Components of R^-1 F R^-T, [n, j, s, pairs], for forms [n, j, s, c, c]."""

@@ -1,0 +1,181 @@
+"""A surrogate out of a TorchScript artifact; the only place where float64 turns into float32 and back."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from neuroscale_couple.errors import ArtifactError
+from neuroscale_couple.physics.base import CellProblem, MicroProblem
+from neuroscale_couple.reasons import Source
+from neuroscale_couple.surrogate import artifact
+from neuroscale_couple.surrogate.base import Surrogate
+from neuroscale_couple.values import F64, I64, Points, Prediction
+
+COARSE_CHUNK = 512
+"""Points per call on the coarse rung: what fits the processor's cache."""
+CHUNK_PIXELS = 32 * 1024
+"""Pixels per call of the encoder and of the fine rung."""
+MODES_MB = 512.0
+"""Memory for field modes that are kept; beyond it they are computed again when asked for."""
+
+
+class TorchScriptSurrogate(Surrogate):
+    """Both rungs of an artifact, with parameters kept per point.
+
+    path, sha256: of the artifact; version: set by whoever promotes it
+    """
+
+    def __init__(self, path: Path, problem: MicroProblem, device: str = "auto") -> None:
+        self.path = Path(path)
+        content, self.card, self.sha256 = artifact.read(self.path)
+        artifact.check_problem(self.path, self.card, problem.signature)
+        if not isinstance(problem, CellProblem):
+            raise ArtifactError(f"{path}: is a model for periodic cells, but {problem.name!r} is not one")
+        self.version = 0
+        self.problem = problem
+        self.device = choose_device(device)
+        try:
+            self.module = torch.jit.load(io.BytesIO(content), map_location=self.device)
+        except RuntimeError as cause:
+            raise ArtifactError(f"{path}: torch {torch.__version__} cannot load it ({cause}); train it again") from cause
+        self.module.eval()
+        pixels = problem.grid[0] * problem.grid[1]
+        self._chunk = max(1, CHUNK_PIXELS // pixels) if self.device.type == "cpu" else 1024
+        self._parameters: tuple[Tensor, Tensor] | None = None
+        self._phase = torch.zeros((0, *problem.grid), dtype=torch.uint8, device=self.device)
+        self._modes = ModesCache(MODES_MB)
+
+    @property
+    def rungs(self) -> tuple[Source, ...]:
+        """Both rungs, cheapest first."""
+        return (Source.SURROGATE_COARSE, Source.SURROGATE_FINE)
+
+    def attach(self, points: Points) -> None:
+        """Encode the micro structures of the points this rank owns and keep the coarse rung's parameters.
+
+        Raises: MicrostructureError.
+        """
+        self.problem.check_parameters(dict(points.parameters))
+        phase = np.ascontiguousarray(points.parameters["phase"], dtype=np.uint8)
+        self._phase = torch.from_numpy(phase).to(self.device)
+        self._modes = ModesCache(MODES_MB)
+        with torch.inference_mode():
+            encoded = [self.module.encode(part.to(torch.float32)) for part in self._phase.split(self._chunk)]
+            empty = self._phase.new_zeros((1, *self.problem.grid), dtype=torch.float32)
+            encoded = encoded or [tuple(t[:0] for t in self.module.encode(empty))]
+            self._parameters = tuple(torch.cat(parts) for parts in zip(*encoded, strict=True))  # type: ignore[assignment]
+
+    def predict(self, rung: Source, rows: I64, inputs: F64) -> Prediction:
+        """Answer the points `rows` on one rung; NaN in, NaN out."""
+        self._check(rows, inputs)
+        d, k = self.problem.outputs.size, self.problem.inputs.size
+        outputs, tangent, score = np.empty((len(rows), d)), np.empty((len(rows), d, k)), np.empty(len(rows))
+        size = COARSE_CHUNK if rung is Source.SURROGATE_COARSE else self._chunk
+        with torch.inference_mode():
+            index = torch.from_numpy(rows).to(self.device)
+            given = torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32)).to(self.device)
+            for start in range(0, len(rows), size):
+                part = slice(start, start + size)
+                answer = self._coarse if rung is Source.SURROGATE_COARSE else self._fine
+                for target, value in zip((outputs, tangent, score), answer(index[part], given[part]), strict=True):
+                    target[part] = value.cpu().numpy()
+        drive = self.problem.driving
+        block = tangent[:, :, drive]
+        tangent[:, :, drive] = 0.5 * (block + np.swapaxes(block, 1, 2))
+        return Prediction(rows, outputs, tangent, score)
+
+    def fields(self, rows: I64, inputs: F64) -> npt.NDArray[Any] | None:
+        """Predicted total gradient fields, float32 [m, c, y, x], to start the fine solver from."""
+        self._check(rows, inputs)
+        parts = []
+        with torch.inference_mode():
+            index = torch.from_numpy(rows).to(self.device)
+            given = torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32)).to(self.device)
+            for i, x in zip(index.split(self._chunk), given.split(self._chunk), strict=True):
+                modes, phase = self._modes_of(i)
+                parts.append(self.module.field(modes, phase, x).cpu().numpy())
+        return np.concatenate(parts) if len(rows) else np.zeros((0, *self._field_shape()), dtype=np.float32)
+
+    def _coarse(self, index: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        assert self._parameters is not None
+        base, code = (parameters[index] for parameters in self._parameters)
+        outputs, tangent, score = self.module.coarse(base, code, inputs)
+        return outputs, tangent, score
+
+    def _fine(self, index: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        modes, phase = self._modes_of(index)
+        outputs, tangent, score = self.module.fine(modes, phase, inputs)
+        return outputs, tangent, score
+
+    def _modes_of(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        phase = self._phase[index].to(torch.float32)
+        return self._modes.get(index, lambda missing: self.module.modes(phase[missing])), phase
+
+    def _field_shape(self) -> tuple[int, ...]:
+        return (self.problem.to_grid.shape[0], *self.problem.grid)
+
+    def _check(self, rows: I64, inputs: F64) -> None:
+        if self._parameters is None:
+            raise RuntimeError("attach the surrogate to its points before it predicts")
+        expected = (len(rows), self.problem.inputs.size)
+        if inputs.shape != expected:
+            raise ValueError(f"surrogate: got inputs of shape {inputs.shape}, expected {expected}")
+        if len(rows) and not (0 <= rows.min() and rows.max() < len(self._phase)):
+            raise IndexError(f"surrogate: rows {rows.min()} .. {rows.max()} lie outside its {len(self._phase)} points")
+
+
+class ModesCache:
+    """Field modes of the points that were asked for, up to a limit of memory.
+
+    megabytes: of memory; points beyond it are computed on every call
+    """
+
+    def __init__(self, megabytes: float) -> None:
+        self._bytes = megabytes * 2**20
+        self._slot: dict[int, int] = {}
+        self._store: list[Tensor] = []
+
+    def get(self, index: Tensor, compute: Any) -> Tensor:
+        """Modes of the points `index` [m]; compute(positions [k]) makes those that are missing."""
+        ids = index.tolist()
+        missing = [i for i, point in enumerate(ids) if point not in self._slot]
+        made = compute(torch.tensor(missing, device=index.device)) if missing else None
+        found: list[Tensor | None] = [None] * len(ids)
+        for row, i in enumerate(missing):
+            assert made is not None
+            found[i] = made[row]
+            self._keep(ids[i], made[row])
+        return torch.stack([self._store[self._slot[ids[i]]] if f is None else f for i, f in enumerate(found)])
+
+    def _keep(self, point: int, modes: Tensor) -> None:
+        if point not in self._slot and (len(self._store) + 1) * modes.nbytes <= self._bytes:
+            self._slot[point] = len(self._store)
+            self._store.append(modes.clone())
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the GPU of the node-local rank where there is one, else the CPU. Raises: ArtifactError."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if name not in ("auto", "cuda"):
+        raise ArtifactError(f"device {name!r} of the surrogate is unknown; use auto, cpu or cuda")
+    if not torch.cuda.is_available():
+        raise ArtifactError("the surrogate was asked to run on cuda, but torch sees no GPU; use auto or cpu")
+    return torch.device("cuda", node_local_index() % torch.cuda.device_count())
+
+
+def node_local_index() -> int:
+    """Rank among the processes of this node, from the launcher's environment; 0 without one."""
+    import os
+
+    for name in ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0

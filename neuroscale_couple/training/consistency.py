@@ -1,0 +1,43 @@
+"""Inter-scale consistency: the fine head's answers at loads without fine data, where its residual is small.
+
+The fine head's fields obey the physics up to a residual that it knows. At random loads of the whole range it tells the
+coarse head what its own coarse-graining is, so that both rungs of the ladder agree, also between and beyond the data.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from neuroscale_couple.operator.neuroscale import NeuroScale
+from neuroscale_couple.physics.base import CellProblem
+from neuroscale_couple.training.dataset import Dataset, load_paths
+from neuroscale_couple.values import F64, I64
+
+KEPT = 0.9
+"""Share of the answers that are kept, those with the smallest residuals."""
+CHUNK = 32
+
+
+def consistency_data(
+    model: NeuroScale, problem: CellProblem, data: Dataset, structures: I64, ranges: F64, loads: int, seed: int
+) -> Dataset:
+    """Answers of the fine head on `structures` of a data set, `loads` random load states each."""
+    rng = np.random.default_rng([seed, 1])
+    states = load_paths(ranges, problem, loads, rng, len(structures))
+    kept: list[tuple[I64, F64, F64, F64, F64]] = []
+    with torch.no_grad():
+        for first in range(0, len(structures), CHUNK):
+            chosen = structures[first : first + CHUNK]
+            phase = torch.from_numpy(data.phase[chosen]).float()
+            modes = model.modes(phase)
+            for state in states:
+                inputs = state[first : first + CHUNK]
+                outputs, tangent, score = model.fine(modes, phase, torch.from_numpy(inputs).float())
+                kept.append(
+                    (chosen, inputs, outputs.double().numpy(), tangent.double().numpy(), score.double().numpy())
+                )
+    structure, inputs, outputs, tangent, score = (np.concatenate(column) for column in zip(*kept, strict=True))
+    score = np.where(np.isfinite(score), score, np.inf)
+    good = np.flatnonzero(score <= np.quantile(score, KEPT))
+    return Dataset(data.phase, structure[good], inputs[good], outputs[good], tangent[good])
