@@ -29,6 +29,8 @@ LONGEST_SLEEP = 1e-3
 """Seconds between two polls of a long wait."""
 GRACE = 5.0
 """Seconds that a rank with a second-hand error leaves to the rank that knows the first cause."""
+DRAIN = 0.3
+"""Seconds that the launcher gets to forward the last message: some drop what they have not read at an abort."""
 _LAUNCHED_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK", "MPI_LOCALRANKID")
 _WORLD_SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "MPIEXEC_SIZE")
 
@@ -316,6 +318,7 @@ def _abort(code: int) -> None:
 
     sys.stdout.flush()
     sys.stderr.flush()
+    time.sleep(DRAIN)
     MPI.COMM_WORLD.Abort(code or 1)
     os._exit(code or 1)  # some MPIs return from Abort and end the process a moment later
 
