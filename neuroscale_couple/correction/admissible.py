@@ -43,7 +43,7 @@ class Admissible(Correction):
         phase = points.parameters.get("phase")
         self._phase = None
         if self._bounded and phase is not None:
-            self._phase = phase.reshape(len(phase), -1).mean(axis=1, dtype=np.float64)[:, None, None]
+            self._phase = phase.mean(axis=(1, 2), dtype=np.float64, keepdims=True)
 
     def apply(self, batch: Batch, outputs: F64, tangent: F64, error: F64, source: U8) -> None:
         """Correct the tangents of surrogate answers, in place."""

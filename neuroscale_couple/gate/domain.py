@@ -35,6 +35,7 @@ class Domain(GateStage):
     def attach(self, points: Points, card: Card | None) -> None:
         """Take ranges from the card and mark the points whose micro structure lies outside them."""
         self._foreign = self._whiten = None
+        self._low = self._high = np.zeros(0)
         if card is None:
             return
         bounds = np.asarray(card.input_range, dtype=np.float64).reshape(-1, 2)
@@ -52,7 +53,7 @@ class Domain(GateStage):
     @np.errstate(invalid="ignore", over="ignore")
     def admit(self, inputs: F64, reason: U8) -> None:
         """Refuse what was not trained on."""
-        if not len(inputs):
+        if not len(inputs) or not len(self._low):
             return
         if not self._all_in_range(inputs):
             inside = ((inputs >= self._low) & (inputs <= self._high)).all(axis=1)

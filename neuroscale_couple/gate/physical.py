@@ -40,7 +40,7 @@ class Physical(GateStage):
         phase = points.parameters.get("phase")
         self._phase = None
         if self._bounded and phase is not None:
-            self._phase = phase.reshape(len(phase), -1).mean(axis=1, dtype=np.float64)[:, None, None]
+            self._phase = phase.mean(axis=(1, 2), dtype=np.float64, keepdims=True)
 
     @np.errstate(invalid="ignore", over="ignore")
     def accept(self, rung: Source, inputs: F64, prediction: Prediction, error: F64, reason: U8) -> None:

@@ -107,7 +107,7 @@ def _compare(candidate: Mapping[str, Metrics], current: Mapping[str, Metrics]) -
             return False, f"{rung}: the accepted share would fall from {old.accepted:.0%} to {new.accepted:.0%}"
         gains.append(1.0 - new.combined / old.combined if 0.0 < old.combined < math.inf else float(old.combined > 0.0))
     best = max(gains, default=0.0)
-    if best < GAIN:
+    if not best >= GAIN:
         return False, f"the combined error falls by {best:.1%} only, {GAIN:.0%} are needed"
     return True, f"the combined error falls by {best:.1%} on held-out fine answers"
 

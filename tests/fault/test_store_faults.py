@@ -116,8 +116,8 @@ def test_a_full_disk_stops_learning_once_and_the_run_goes_on(
     samples = SampleStore(tmp_path / "samples").read()
     assert samples is not None and samples.window.tolist() == [0] * N
     assert [r.message for r in caplog.records] == [
-        f"learning: rank 0: fine answers cannot be stored in {tmp_path / 'samples'} ([Errno 28] No space left on device); "
-        "learning stops, the run goes on"
+        f"learning: rank 0: fine answers cannot be stored in {tmp_path / 'samples'} "
+        "([Errno 28] No space left on device); learning stops, the run goes on"
     ]
     assert not list(tmp_path.rglob("*.tmp"))
 
