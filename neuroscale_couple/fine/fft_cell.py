@@ -20,7 +20,7 @@ from neuroscale_couple.fine.workers import Workers
 from neuroscale_couple.physics.base import CellProblem, MicroProblem, macro_to_grid, mean_flux_to_macro
 from neuroscale_couple.values import F64, I64, FineAnswer, Points
 
-_TANGENT_ACCURACY = 2e-3
+_TANGENT_ACCURACY = 1.5e-3
 _CACHE_PIXELS = 64 * 1024
 _BYTES = 160
 _SMALLEST_PART = 8

@@ -157,7 +157,8 @@ class NewtonCG:
     def _newton(self, e: Tensor, s: Tensor, z: Tensor, parameters: tuple[Tensor, Tensor], relative: Tensor) -> Tensor:
         """One damped Newton step in place: field e, flux s = s(e), z = -Gamma s; returns CG iterations [n]."""
         moduli = self.law.moduli(e, *parameters)
-        forcing = torch.clamp(0.5 * relative, max=0.1).clamp_min(0.5 * self.tolerance / relative)
+        enough = 0.5 * self.tolerance / relative
+        forcing = enough if self.law.linear else torch.clamp(0.5 * relative, max=0.1).maximum(enough)
         rho = self._square(z)
         d = torch.zeros_like(e)
         spent = self._cg(moduli, d[:, None], s.clone()[:, None], z[:, None], (forcing**2 * rho)[:, None])

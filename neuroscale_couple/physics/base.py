@@ -28,7 +28,10 @@ class CellLaw(nn.Module):
     phase: [n, y, x] share of the inclusion phase, 0 or 1 on the finest scale, in between on coarser ones
     condition: [n, k] inputs that do not drive the field (e.g. temperature); k may be 0
     The flux (stress, heat flux with the sign of the gradient) is s = dw/de, the moduli are d2w/de2.
+    linear: whether the flux is linear in e, so that one Newton step solves a cell
     """
+
+    linear = False
 
     def energy(self, e: Tensor, phase: Tensor, condition: Tensor) -> Tensor:
         """w: [n, y, x]."""

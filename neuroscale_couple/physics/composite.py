@@ -36,6 +36,7 @@ class PowerLawComposite(CellLaw):
         self, matrix: tuple[float, float], inclusion: tuple[float, float], exponent: float, reference_strain: float
     ) -> None:
         super().__init__()
+        self.linear = exponent == 1.0
         self.kappa_m, self.mu_m = matrix
         self.kappa_i, self.mu_i = inclusion
         self.p = 0.5 * (1.0 + exponent)

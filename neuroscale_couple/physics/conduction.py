@@ -33,16 +33,18 @@ class TwoPhaseConduction(CellLaw):
         self, matrix: tuple[float, float], inclusion: tuple[float, float], reference_temperature: float
     ) -> None:
         super().__init__()
+        self.linear = True
         self.k_m, self.b_m = matrix
         self.k_i, self.b_i = inclusion
         self.t_ref = reference_temperature
 
     def conductivity(self, phase: Tensor, condition: Tensor) -> Tensor:
-        """k [n, y, x]; coarser scales take the volume-weighted mean."""
+        """k [n, y, x], NaN where the law leaves its range k > 0; coarser scales take the volume-weighted mean."""
         dt = (condition[:, 0] - self.t_ref)[:, None, None]
         k_m = self.k_m * (1.0 + self.b_m * dt)
         k_i = self.k_i * (1.0 + self.b_i * dt)
-        return k_m + phase * (k_i - k_m)
+        k = k_m + phase * (k_i - k_m)
+        return torch.where(k > 0.0, k, torch.full_like(k, float("nan")))
 
     def energy(self, e: Tensor, phase: Tensor, condition: Tensor) -> Tensor:
         return 0.5 * self.conductivity(phase, condition) * torch.sum(e * e, dim=1)

@@ -138,6 +138,12 @@ def test_one_phase_gives_the_law_exactly_with_the_sign_of_the_gradient() -> None
     assert (answer.iterations == 0).all()
 
 
+def test_a_temperature_at_which_a_phase_would_not_conduct_is_reported() -> None:
+    phase = np.stack([np.eye(8), np.zeros((8, 8))])
+    answer = solve(phase, [[1.0, 0.0, 1400.0]] * 2, **phases(1.0, 5.0, 0.0, -1e-3))
+    assert list(answer.converged) == [False, True]
+
+
 def test_the_flux_derivative_by_temperature_is_that_of_autograd() -> None:
     problem: Any = make_problem(Problem(name="conduction", **phases(1.0, 15.0, 2e-3, -1e-3)))
     generator = torch.Generator().manual_seed(0)
