@@ -22,8 +22,8 @@ from neuroscale_couple.correction.base import Correction
 from neuroscale_couple.errors import FineSolverError, NeuroscaleError
 from neuroscale_couple.fine.base import FineSolver
 from neuroscale_couple.gate.chain import Gate
-from neuroscale_couple.ledger import Ledger, Timers
 from neuroscale_couple.learning.base import Learner
+from neuroscale_couple.ledger import Ledger, Timers
 from neuroscale_couple.physics.base import MicroProblem
 from neuroscale_couple.reasons import Reason, Source
 from neuroscale_couple.surrogate.base import Surrogate

@@ -181,12 +181,12 @@ def is_second_hand(error: BaseException) -> bool:
 
 
 def sum_over(comm: Any, values: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Sum of an array over all ranks. Collective: yes."""
+    """Sum of an array [...] over all ranks, of the same shape on each. Collective: yes."""
     return _reduce(comm, values, "SUM")
 
 
 def max_over(comm: Any, values: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Element-wise maximum of an array over all ranks. Collective: yes."""
+    """Element-wise maximum of an array [...] over all ranks, of the same shape on each. Collective: yes."""
     return _reduce(comm, values, "MAX")
 
 

@@ -71,12 +71,13 @@ class Layout:
             array = np.asarray(values[f.name], dtype=np.float64)
             expected = (n, len(f.components))
             if array.shape != expected and not (array.shape == (n,) and expected[1] == 1):
-                raise InputError(f"field {f.name!r}: got shape {array.shape}, expected {expected} ({', '.join(f.components)})")
+                names_of = ", ".join(f.components)
+                raise InputError(f"field {f.name!r}: got shape {array.shape}, expected {expected} ({names_of})")
             packed[:, self.slice_of(f.name)] = array.reshape(expected)
         return packed
 
     def unpack(self, packed: F64) -> dict[str, F64]:
-        """Views of the packed array by field name."""
+        """Views of the packed array [n, size] by field name, float64 [n, components] each."""
         return {f.name: packed[:, self.slice_of(f.name)] for f in self.fields}
 
 
@@ -106,7 +107,7 @@ class Points:
         return len(self.ids)
 
     def take(self, rows: I64) -> Points:
-        """The points at these local rows."""
+        """The points at these local rows. rows: int64 [m]."""
         return Points(
             self.ids[rows], self.coordinates[rows], self.volumes[rows], {k: v[rows] for k, v in self.parameters.items()}
         )

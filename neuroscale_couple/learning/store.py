@@ -51,7 +51,7 @@ class Samples:
         return len(self.ids)
 
     def take(self, rows: I64) -> Samples:
-        """These samples, with the micro structures that they need."""
+        """These samples, with the micro structures that they need. rows: int64 [m]."""
         used, structure = np.unique(self.structure[rows], return_inverse=True)
         return Samples(
             self.ids[rows],
@@ -94,7 +94,10 @@ class SampleStore:
         self._known = np.unique(np.concatenate([self._known, *known]))
 
     def append(self, window: int, inputs: F64, answer: FineAnswer) -> int:
-        """Keep converged fine answers until the window is committed; returns how many. Raises: OSError (spill only)."""
+        """Keep converged fine answers until the window is committed; returns how many. Raises: OSError (spill only).
+
+        inputs: float64 [m, n_in] of answer.rows
+        """
         assert self._points is not None
         good = np.flatnonzero(answer.converged)
         if not len(good):

@@ -95,7 +95,7 @@ class Order:
 
     @classmethod
     def of(cls, rows: I64, counts: I64) -> Order:
-        """From the permutation that `pack` applies."""
+        """From the permutation that `pack` applies. rows: int64 [n]; counts: int64 [ranks], rows of each."""
         if np.array_equal(rows, np.arange(len(rows))):
             return cls(None, None, counts)
         inverse = np.empty_like(rows)
@@ -112,7 +112,10 @@ class Order:
 
 
 def outgoing(comm: Any, ids: I64, hands: int) -> Order:
-    """The macro rank's half: its rows by owner, then by id. Raises: InputError. Collective: yes."""
+    """The macro rank's half: its rows by owner, then by id. Raises: InputError. Collective: yes.
+
+    ids: int64 [n], global; hands: number of service ranks
+    """
     owner = deal(comm, ids, hands)
     return Order.of(np.lexsort((ids, owner)), np.bincount(owner, minlength=hands))
 
@@ -214,7 +217,7 @@ def to_points(columns: Mapping[str, Rows]) -> Points:
 
 
 def exchange_counts(comm: Any, counts: I64) -> I64:
-    """How many rows each rank sends to this one. Collective: yes."""
+    """How many rows each rank sends to this one. counts: int64 [ranks], rows sent to each. Collective: yes."""
     if comm.Get_size() == 1:
         return counts
     received = np.empty(comm.Get_size(), dtype=np.int64)
@@ -281,7 +284,7 @@ def pack_reply(reply: Reply) -> F64:
 
 
 def unpack_reply(packed: F64, n_in: int, n_out: int) -> Reply:
-    """The inverse of `pack_reply`; outputs and tangent are views."""
+    """The inverse of `pack_reply`; outputs [n, n_out] and tangent [n, n_out, n_in] are views."""
     who = packed[:, -1].astype(np.int64)
     tangent = packed[:, n_out:-2].reshape(len(packed), n_out, n_in)
     return Reply(

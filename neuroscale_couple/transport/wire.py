@@ -77,14 +77,20 @@ class Link:
         return self._comm.Irecv([into, len(into), row_type(row_bytes(into))], source=peer, tag=_ROWS)
 
     def scatter_rows(self, rows: Rows, counts: I64) -> None:
-        """Start to send consecutive blocks of rows to the ranks of the other side."""
+        """Start to send consecutive blocks of rows to the ranks of the other side.
+
+        rows: [n, ...]; counts: int64 [ranks], rows of each
+        """
         start = 0
         for peer, count in enumerate(counts.tolist()):
             self.send_rows(peer, rows[start : start + count])
             start += count
 
     def gather_rows(self, width: tuple[int, ...], dtype: str, counts: I64) -> Rows:
-        """Receive consecutive blocks of rows from the ranks of the other side, and complete all sending."""
+        """Receive consecutive blocks of rows from the ranks of the other side, and complete all sending.
+
+        width: shape of a row; counts: int64 [ranks], rows of each. Returns: [n, *width]
+        """
         result: Rows = np.empty((int(counts.sum()), *width), dtype=dtype)
         start, requests = 0, []
         for peer, count in enumerate(counts.tolist()):

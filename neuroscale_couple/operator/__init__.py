@@ -1,0 +1,1 @@
+"""The network: levels, scale attention, heads, ensemble, export."""
