@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
+import importlib
 import json
 import os
 import runpy
@@ -104,7 +106,7 @@ def run_command(args: argparse.Namespace) -> int:
     given = overrides_of(args)
     overrides = given | (COLD if args.cold else {})
     loaded = load(args.target, overrides)
-    if loaded.macro is None:
+    if loaded.macro is None and loaded.config.neuroscale.transport != "replay":
         raise ConfigError(f"{loaded.path}: neuroscale.macro names no script; `run` needs one, e.g. macro: plate.py")
     if args.compare and loaded.config.neuroscale.transport != "embedded":
         raise ConfigError(f"{loaded.path}: --compare needs transport: embedded; make the two runs one by one")
@@ -138,17 +140,22 @@ def run_once(args: argparse.Namespace, overrides: dict[str, Any], label: str) ->
     loaded = load(args.target, overrides)
     folder = results(loaded, label)
     resume = args.resume and (folder / "checkpoint").exists()
-    assert loaded.macro is not None
     if is_root():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "run.json").unlink(missing_ok=True)
-    say(f"[bold]{label}[/]: {escape(str(loaded.macro))}" + (" (resumed)" if resume else ""))
-    preload()
+    say(
+        f"[bold]{label}[/]: {escape(str(loaded.macro or loaded.config.neuroscale.replay))}"
+        + (" (resumed)" if resume else "")
+    )
+    startup = preload()
     former = assemble.run_options
     assemble.run_options = assemble.RunOptions(overrides, resume, label)
     start = time.perf_counter()
     try:
-        execute(loaded.macro, loaded.path)
+        if loaded.config.neuroscale.transport == "replay" or loaded.macro is None:
+            assemble.replay(loaded.path)
+        else:
+            execute(loaded.macro, loaded.path)
     finally:
         assemble.run_options = former
     wall = time.perf_counter() - start
@@ -157,7 +164,8 @@ def run_once(args: argparse.Namespace, overrides: dict[str, Any], label: str) ->
             from neuroscale_couple.ledger import read_table
 
             wall = sum(read_table(folder / "ledger.csv").get("seconds_total", []))
-        record(loaded, label, wall, resume, finished=True).save(folder)
+        measured = {"wall_s": wall, "startup_s": startup, "resumed": resume, "finished": True}
+        record(loaded, label, **measured).save(folder)
     say(f"[bold]{label}[/]: done in {wall:.2f} s, results in {escape(str(folder))}")
 
 
@@ -175,13 +183,13 @@ def execute(script: Path, config: Path) -> None:
         sys.argv, sys.path[:] = argv, path
 
 
-def preload() -> None:
-    """Import what every run needs, so that the first of two compared runs does not pay for it."""
-    import meshio  # noqa: F401
-    import scipy.sparse.linalg  # noqa: F401
-    import torch  # noqa: F401
-
-    from neuroscale_couple import loop  # noqa: F401
+def preload() -> float:
+    """Import what runs need, so that the first of two compared runs does not pay for both; seconds it took."""
+    start = time.perf_counter()
+    for name in ("torch", "scipy.sparse.linalg", "meshio", "skfem", "mapie.risk_control", "neuroscale_couple.loop"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    return time.perf_counter() - start
 
 
 def finish(loaded: Loaded, label: str, reused: bool | None) -> None:
@@ -205,18 +213,19 @@ def results(loaded: Loaded, label: str) -> Path:
     return Path(loaded.config.neuroscale.output.folder) / loaded.case / label
 
 
-def record(loaded: Loaded, label: str, wall: float = 0.0, resumed: bool = False, finished: bool = False) -> RunRecord:
-    """What identifies a run, and how long it took."""
+def record(loaded: Loaded, label: str, **measured: Any) -> RunRecord:
+    """What identifies a run, and what was measured around it."""
     from neuroscale_couple.evaluation.summary import RunRecord
 
     threads = int(os.environ.get("OMP_NUM_THREADS", "0").split(",")[0] or 0) or len(os.sched_getaffinity(0))
     ranks = max(1, parallel.launched_size())
-    return RunRecord(label, loaded.digest, script_digest(loaded), ranks, threads, wall, resumed, finished)
+    return RunRecord(label, loaded.digest, script_digest(loaded), ranks, threads, **measured)
 
 
 def script_digest(loaded: Loaded) -> str:
-    """SHA-256 of the macro script and the Python files beside it."""
-    assert loaded.macro is not None
+    """SHA-256 of the macro script and the Python files beside it; empty for a replay without one."""
+    if loaded.macro is None:
+        return ""
     digest = hashlib.sha256()
     for path in sorted(loaded.macro.parent.glob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -163,11 +164,14 @@ def _gate(loaded: Loaded, problem: MicroProblem, points: Points, model: Surrogat
     from neuroscale_couple.gate import make_gate
 
     settings = loaded.config.neuroscale.gate
+    logging.disable(logging.WARNING)  # what the gate would log is said in the finding
     try:
         gate: Any = make_gate(settings.model_copy(update={"open": True}), problem, None)
         gate.attach(points, model.card)
     except NeuroscaleError as error:
         return Finding(False, "gate", str(error))
+    finally:
+        logging.disable(logging.NOTSET)
     stage = gate.stages.get("uncertainty")
     promise = f"{100 * settings.confidence:g} % of the accepted answers within {100 * settings.tolerance:g} %"
     if stage is None:

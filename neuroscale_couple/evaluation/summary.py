@@ -25,6 +25,7 @@ class RunRecord:
 
     digest: of the resolved configuration; script: SHA-256 of the macro script and the files beside it
     wall_s: from the start of the macro script to its end, s; resumed: the time is the ledger's, over all parts
+    startup_s: imports before that, s, paid once by a process and not in wall_s
     """
 
     label: str
@@ -32,9 +33,10 @@ class RunRecord:
     script: str
     ranks: int
     threads: int
-    wall_s: float
-    resumed: bool
-    finished: bool
+    wall_s: float = 0.0
+    startup_s: float = 0.0
+    resumed: bool = False
+    finished: bool = False
 
     def save(self, folder: Path) -> None:
         """Write `run.json`."""
@@ -85,7 +87,9 @@ def summarise(
         "wall_s": {"total": wall} | {s: total.get(f"seconds_{s}", 0.0) for s in STAGES if s != "total"},
         "fine_only_wall_s": fine_only.wall_s if fine_only is not None else None,
         "speedup": fine_only.wall_s / wall if fine_only is not None and wall > 0 else None,
+        "imports_s": max((r.startup_s for r in (record, fine_only) if r is not None), default=0.0),
         "fine_only_reused": reused,
+        "resumed": record.resumed if record is not None else False,
         "newton_iterations": {
             "run": _newton(folder),
             "fine_only": _newton(reference) if reference is not None else None,
