@@ -186,7 +186,9 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             label={"accepted": "all answered by the surrogate", "closed": "all answered by the fine solver"}[variant],
         )  # fmt: skip
     axes.axhline(GOAL_US, color="0.5", ls="--", label=f"goal at 1e5 points: {GOAL_US} µs")
-    axes.set(xlabel="points", ylabel="µs per point and window", title="The loop alone (no-op surrogate and fine solver)")
+    axes.set(
+        xlabel="points", ylabel="µs per point and window", title="The loop alone (no-op surrogate and fine solver)"
+    )
     axes.legend()
     figure.savefig(path, dpi=120)
 

@@ -257,7 +257,13 @@ def test_a_fine_solve_that_does_not_converge_stops_the_run_with_load_and_history
     with pytest.raises(FineSolverError) as caught:
         run.evaluate()
     message = str(caught.value)
-    for part in ("window 0, iteration 0", "did not converge at point", "strain.xx=", "residual", "fine.on_failure: keep"):
+    for part in (
+        "window 0, iteration 0",
+        "did not converge at point",
+        "strain.xx=",
+        "residual",
+        "fine.on_failure: keep",
+    ):
         assert part in message
 
 
