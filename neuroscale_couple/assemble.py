@@ -17,10 +17,10 @@ from neuroscale_couple.values import Points
 if TYPE_CHECKING:
     from neuroscale_couple.config.load import Loaded
     from neuroscale_couple.loop import Loop, Parts
-    from neuroscale_couple.transport.roles import Split
     from neuroscale_couple.physics.base import MicroProblem
     from neuroscale_couple.surrogate.base import Surrogate
     from neuroscale_couple.transport.base import Closure
+    from neuroscale_couple.transport.roles import Split
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,16 @@ def serve(config: str | Path) -> None:
 
     loaded = load(Path(config), run_options.overrides)
     make_server(loaded, results_folder(loaded), factory_for(loaded)).run()
+
+
+def replay(config: str | Path) -> None:
+    """Be the macro solver of `transport: replay`: make the recorded calls. Collective: yes, over all ranks."""
+    from neuroscale_couple.config.load import load
+    from neuroscale_couple.transport import play_recorded
+
+    comm = split_world("macro").local
+    loaded = load(Path(config), run_options.overrides)
+    play_recorded(loaded, lambda points: connect(config, comm, points), comm)
 
 
 def split_world(role: str = "macro") -> Split:

@@ -44,7 +44,9 @@ class SerialComm:
         """The values of all ranks: one."""
         return [value]
 
-    gather = allgather
+    def gather(self, value: T, root: int = 0) -> list[T]:
+        """The values of all ranks: one."""
+        return [value]
 
     def Allreduce(self, values: Any, result: Any, op: object = None) -> None:
         """Copy the values into the result; an in-place call leaves it as it is."""

@@ -48,9 +48,12 @@ class Closure(ABC):
 
     All calls are collective over the macro ranks.
     folder: where the run writes its results; the macro solver may write beside them
+    inputs, outputs: layouts of what the micro problem takes and gives
     """
 
     folder: Path = Path()
+    inputs: Layout
+    outputs: Layout
 
     @abstractmethod
     def evaluate(

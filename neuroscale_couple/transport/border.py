@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import numpy.typing as npt
@@ -45,3 +46,9 @@ def check_time(t: float, dt: float, totals: Mapping[str, float], outputs: Layout
 def describe_call(t: float, dt: float, totals: Mapping[str, float]) -> str:
     """The arguments of `evaluate` that must be equal on all ranks, as one text."""
     return f"calls evaluate(t={float(t)!r}, dt={float(dt)!r}, totals={sorted(totals.items())})"
+
+
+def clock_of(service: object) -> Callable[[str], AbstractContextManager[object]]:
+    """The service's stage timers, `with clock("transport")`; one that measures nothing where it keeps none."""
+    timers: Callable[[str], AbstractContextManager[object]] | None = getattr(service, "timers", None)
+    return timers if timers is not None else lambda stage: nullcontext()

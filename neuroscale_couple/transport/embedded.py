@@ -10,7 +10,7 @@ import numpy.typing as npt
 from neuroscale_couple.errors import InputError, TransportError
 from neuroscale_couple.parallel import agree, communicator, guard_exit
 from neuroscale_couple.transport.base import Closure, ServiceFactory, State
-from neuroscale_couple.transport.border import check_time, describe_call, pack_inputs
+from neuroscale_couple.transport.border import check_time, clock_of, describe_call, pack_inputs
 from neuroscale_couple.transport.distribution import Distribution, pack_reply, unpack_reply
 from neuroscale_couple.values import F64, Batch, Outputs, Points, Reply
 
@@ -38,6 +38,8 @@ class EmbeddedClosure(Closure):
         owned = self._distribution.move(points)
         service_comm = self._comm.Dup()
         self._service = self._together("connecting", lambda: factory(owned, service_comm))
+        self._clock = clock_of(self._service)
+        self.inputs, self.outputs = self._service.inputs, self._service.outputs
         resumed = self._service.resumed()
         self._window = 0 if resumed is None else resumed[0]
         self._iteration = 0
@@ -47,12 +49,14 @@ class EmbeddedClosure(Closure):
     ) -> Outputs:
         """See `Closure.evaluate`."""
         totals = totals or {}
-        rows = self._received(inputs, t, dt, totals)
-        batch = Batch(self._window, self._iteration, t, dt, self._distribution.forward(rows), totals)
+        with self._clock("transport"):
+            rows = self._distribution.forward(self._received(inputs, t, dt, totals))
+        batch = Batch(self._window, self._iteration, t, dt, rows, totals)
         place = f"window {self._window}, iteration {self._iteration}"
         reply = self._together(place, lambda: self._service.evaluate(batch))
         self._iteration += 1
-        return Outputs(self._service.outputs, self._sent_back(reply))
+        with self._clock("transport"):
+            return Outputs(self._service.outputs, self._sent_back(reply))
 
     def _received(self, inputs: Mapping[str, npt.ArrayLike], t: float, dt: float, totals: Mapping[str, float]) -> F64:
         """Pack and check this rank's inputs; all ranks go on, or all raise."""

@@ -11,6 +11,7 @@ import numpy as np
 from neuroscale_couple.errors import CheckpointError, PeerError, TransportError
 from neuroscale_couple.parallel import agree, is_second_hand, print_error
 from neuroscale_couple.transport.base import Service, ServiceFactory, State
+from neuroscale_couple.transport.border import clock_of
 from neuroscale_couple.transport.distribution import Rows, incoming, pack_reply, to_points
 from neuroscale_couple.transport.embedded import PATIENCE
 from neuroscale_couple.transport.mpi import compare, hello
@@ -147,13 +148,16 @@ class MpiServer:
         return self._service
 
     def _evaluate(self, text: Text) -> None:
-        rows = self._in.pack(self._link.gather_rows((self._inputs.size,), "<f8", self._in.counts))
+        clock = clock_of(self._ready)
+        with clock("transport"):
+            rows = self._in.pack(self._link.gather_rows((self._inputs.size,), "<f8", self._in.counts))
         batch = Batch(text["window"], text["iteration"], text["time"], text["dt"], rows, text["totals"])
         place = f"window {batch.window}, iteration {batch.iteration}"
         reply = self._together(place, lambda: self._ready.evaluate(batch))
-        self._tell({"status": "ok"})
-        self._link.scatter_rows(self._in.unpack(pack_reply(reply)), self._in.counts)
-        self._link.flush()
+        with clock("transport"):
+            self._tell({"status": "ok"})
+            self._link.scatter_rows(self._in.unpack(pack_reply(reply)), self._in.counts)
+            self._link.flush()
 
     def _commit(self, kinds: list[Any] | None) -> None:
         """Receive the state of the macro ranks that this service rank keeps, and commit."""

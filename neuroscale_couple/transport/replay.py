@@ -124,6 +124,7 @@ class Recorder(Closure):
     def __init__(self, closure: Closure, points: Points, path: Path, comm: Any = None) -> None:
         """comm: communicator of the macro ranks; rank 0 writes the points of all."""
         self._closure, self._points, self._path, self._comm = closure, points, path, comm
+        self.inputs, self.outputs = closure.inputs, closure.outputs
         self._calls: list[Call] = []
         self._saved = False
 
