@@ -19,7 +19,9 @@ from neuroscale_couple.surrogate.base import Surrogate
 from neuroscale_couple.values import F64, Points, relative_error
 
 GAIN = 0.02
-"""Least relative gain in the combined error, sqrt(p50 p95), of a candidate that is promoted."""
+"""Least gain of a candidate that is promoted: in the combined error, sqrt(p50 p95), or in the accepted share."""
+SMALL = 0.1
+"""Errors below this share of the tolerance count as equal."""
 LOSS = 0.01
 """Share of accepted answers that a candidate may lose."""
 DOUBT = 0.01
@@ -39,10 +41,9 @@ class Metrics:
     accepted: float
     above: float
 
-    @property
-    def combined(self) -> float:
-        """sqrt(p50 p95)."""
-        return math.sqrt(self.p50 * self.p95)
+    def combined(self, small: float) -> float:
+        """sqrt(p50 p95), where errors below `small` count as small."""
+        return math.sqrt(max(self.p50, small) * max(self.p95, small))
 
 
 def evaluate(surrogate: Surrogate, held: Samples, floor: float, gate: schema.Gate) -> dict[str, Metrics]:
@@ -85,7 +86,7 @@ def decide(
     if current is None:
         share = max(m.accepted for m in candidate.values())
         return True, f"first surrogate: {share:.0%} of the held-out answers would be accepted"
-    return _compare(candidate, current)
+    return _compare(candidate, current, gate)
 
 
 def _breaks_promise(metrics: Metrics, gate: schema.Gate) -> bool:
@@ -96,20 +97,28 @@ def _breaks_promise(metrics: Metrics, gate: schema.Gate) -> bool:
     return bad > 0 and bool(binom.sf(bad - 1, accepted, 1.0 - gate.confidence) < DOUBT)
 
 
-def _compare(candidate: Mapping[str, Metrics], current: Mapping[str, Metrics]) -> tuple[bool, str]:
-    gains = []
+def _compare(candidate: Mapping[str, Metrics], current: Mapping[str, Metrics], gate: schema.Gate) -> tuple[bool, str]:
+    """No rung may be worse in anything, one must be better; errors far below the tolerance count as equal."""
+    small = SMALL * gate.tolerance
+    best, said = 0.0, ""
     for rung in [rung for rung in current if rung in candidate]:
         new, old = candidate[rung], current[rung]
         for name in ("p50", "p95"):
-            if getattr(new, name) > getattr(old, name):
-                return False, f"{rung}: {name} would rise from {getattr(old, name):.3g} to {getattr(new, name):.3g}"
+            after, before = getattr(new, name), getattr(old, name)
+            if not after <= max(before, small):
+                return False, f"{rung}: {name} would rise from {before:.3g} to {after:.3g}"
         if new.accepted < old.accepted - LOSS:
             return False, f"{rung}: the accepted share would fall from {old.accepted:.0%} to {new.accepted:.0%}"
-        gains.append(1.0 - new.combined / old.combined if 0.0 < old.combined < math.inf else float(old.combined > 0.0))
-    best = max(gains, default=0.0)
-    if not best >= GAIN:
-        return False, f"the combined error falls by {best:.1%} only, {GAIN:.0%} are needed"
-    return True, f"the combined error falls by {best:.1%} on held-out fine answers"
+        gain = 1.0 - new.combined(small) / old.combined(small) if math.isfinite(old.combined(small)) else 1.0
+        if max(gain, new.accepted - old.accepted) > best:
+            best = max(gain, new.accepted - old.accepted)
+            said = (
+                f"{rung}: the combined error falls by {gain:.1%} on held-out fine answers, "
+                f"the accepted share goes from {old.accepted:.0%} to {new.accepted:.0%}"
+            )
+    if best < GAIN:
+        return False, f"neither error nor accepted share improve by {GAIN:.0%} on any rung"
+    return True, said
 
 
 def write_history(path: Path, entry: Mapping[str, Any]) -> None:

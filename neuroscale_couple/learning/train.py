@@ -6,6 +6,7 @@ import logging
 import re
 import shutil
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,11 @@ CAP = 20000
 """Samples that one training uses at most."""
 CAP_HELD = 4000
 """Held-out samples that a decision uses at most."""
+GROWTH = 0.5
+"""A training needs so many new samples, as a share of those that were there at the last one."""
 REJECTED, PROMOTED = 0, 1
+FILES = (".pt", ".safetensors")
+"""An artifact and the weights beside it."""
 
 log = logging.getLogger("neuroscale_couple.learning")
 
@@ -54,6 +59,7 @@ class OnlineLearner(Learner):
         self._store = SampleStore(folder / "samples", self._rank)
         self._resumed = self._opened = False
         self._new = 0  # samples of this rank since the last training
+        self._seen = 0  # samples of all ranks at the last training
         self._trainings = 0
         self._points: Points | None = None
         self.message: str | None = None
@@ -121,9 +127,10 @@ class OnlineLearner(Learner):
         if self._settings.mode != "online" or self._trainings >= self._settings.max_trainings:
             return None
         stopped, new = parallel.sum_over(self._comm, np.array([int(self._stopped), self._new], dtype=np.int64))
-        if stopped or new < self._settings.min_samples:
+        if stopped or new < max(self._settings.min_samples, GROWTH * self._seen):
             return None
         self._trainings += 1
+        self._seen += int(new)
         self._new = 0
         outcome = np.zeros(2, dtype=np.int64)  # decision, version
         if self._rank == 0:
@@ -145,6 +152,7 @@ class OnlineLearner(Learner):
             decision, version = self._train(current, entry)
         except Exception as error:  # whatever happens in a training must not end the run
             entry |= {"decision": "failed", "reason": f"{type(error).__name__}: {error}"}
+            entry["traceback"] = traceback.format_exc()
             self._say(
                 f"window {window}: training failed ({entry['reason']}); the run goes on with the current surrogate"
             )
@@ -170,7 +178,8 @@ class OnlineLearner(Learner):
         entry |= {"version": version, "before": before, "after": candidate, "reason": reason}
         entry["decision"] = "promoted" if promoted else "rejected"
         if not promoted:
-            path.rename(path.with_name(f"v{version:03d}_rejected.pt"))
+            for file in _files(path):
+                file.rename(file.with_stem(f"v{version:03d}_rejected"))
         return (PROMOTED if promoted else REJECTED), version
 
     def _samples(self) -> tuple[Samples, Samples]:
@@ -191,8 +200,8 @@ class OnlineLearner(Learner):
         return parts[0], parts[1]
 
     def _fit(self, samples: Samples, out: Path, start: Path | None) -> None:
-        from neuroscale_couple.training import fit
         from neuroscale_couple.training.dataset import Dataset
+        from neuroscale_couple.training.fit import fit
 
         data = Dataset(
             phase=samples.parameters["phase"],
@@ -224,9 +233,9 @@ class OnlineLearner(Learner):
         path = getattr(current, "path", None)
         if path is None:
             return None
-        first = self._path(0)
-        if not first.exists():
-            shutil.copyfile(path, first)
+        if not self._path(0).exists():
+            for file in _files(Path(path)):
+                shutil.copyfile(file, self._path(0).with_suffix(file.suffix))
         return Path(path)
 
     def _path(self, version: int) -> Path:
@@ -259,10 +268,17 @@ class OnlineLearner(Learner):
 
     def get_state(self) -> Mapping[str, Any]:
         """Counters; the samples and artifacts are on disk already."""
-        return {"new": np.int64(self._new), "trainings": np.int64(self._trainings)}
+        counts = {"new": self._new, "seen": self._seen, "trainings": self._trainings}
+        return {name: np.int64(count) for name, count in counts.items()}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on after a resumed window: the shards of the interrupted run are kept."""
         self._resumed = True
-        self._new = int(np.asarray(state.get("new", 0)))
-        self._trainings = int(np.asarray(state.get("trainings", 0)))
+        self._new, self._seen, self._trainings = (
+            int(np.asarray(state.get(name, 0))) for name in ("new", "seen", "trainings")
+        )
+
+
+def _files(path: Path) -> list[Path]:
+    """An artifact and what lies beside it."""
+    return [file for suffix in FILES if (file := path.with_suffix(suffix)).exists()]

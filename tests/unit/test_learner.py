@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 from collections.abc import Callable
@@ -12,7 +13,6 @@ import numpy as np
 import pytest
 
 import neuroscale_couple.surrogate
-import neuroscale_couple.training
 from neuroscale_couple.config import schema
 from neuroscale_couple.learning import make_learner
 from neuroscale_couple.learning.base import Learner
@@ -91,7 +91,7 @@ def toy_artifacts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def learner(folder: Path, fit: Fit | None, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Learner:
-    monkeypatch.setattr(neuroscale_couple.training, "fit", fit, raising=False)
+    monkeypatch.setattr(importlib.import_module("neuroscale_couple.training.fit"), "fit", fit)
     made = make_learner(
         schema.Learning(**{"mode": "online", "min_samples": 100, "hold_out": 0.3, **settings}),
         schema.Training(),

@@ -27,7 +27,10 @@ def decided(candidate: Metrics, current: Metrics | None = GOOD) -> tuple[bool, s
 
 def test_a_clearly_better_candidate_is_promoted() -> None:
     promoted, reason = decided(replace(GOOD, p50=0.004, p95=0.015))
-    assert promoted and reason == "the combined error falls by 18.4% on held-out fine answers"
+    assert promoted and reason == (
+        "surrogate_coarse: the combined error falls by 18.4% on held-out fine answers, "
+        "the accepted share goes from 90% to 90%"
+    )
 
 
 @pytest.mark.parametrize(
@@ -41,8 +44,8 @@ def test_a_clearly_better_candidate_is_promoted() -> None:
             "surrogate_coarse: 10.0% of the held-out answers it would accept pass the tolerance",
         ),
         ({"p50": 0.004, "accepted": 0.0}, "no answer of the candidate would be accepted at a tolerance of 0.02"),
-        ({}, "the combined error falls by 0.0% only, 2% are needed"),
-        ({"p50": np.nan}, "the combined error falls by nan% only, 2% are needed"),
+        ({}, "neither error nor accepted share improve by 2% on any rung"),
+        ({"p50": np.nan}, "surrogate_coarse: p50 would rise from 0.005 to nan"),
     ],
 )
 def test_a_candidate_that_is_worse_in_anything_is_rejected(change: dict[str, float], text: str) -> None:
@@ -65,6 +68,21 @@ def test_every_rung_must_not_be_worse_and_one_must_be_better() -> None:
     current = {"surrogate_coarse": GOOD, "surrogate_fine": GOOD}
     assert decide({"surrogate_coarse": better, "surrogate_fine": GOOD}, current, GATE)[0]
     assert not decide({"surrogate_coarse": better, "surrogate_fine": worse}, current, GATE)[0]
+
+
+def test_errors_far_below_the_tolerance_count_as_equal() -> None:
+    tiny, tinier = replace(GOOD, p50=2e-4, p95=1.5e-3), replace(GOOD, p50=1e-4, p95=1e-3)
+    better = replace(GOOD, p50=0.003)
+    current = {"surrogate_coarse": GOOD, "surrogate_fine": tinier}
+    assert decide({"surrogate_coarse": better, "surrogate_fine": tiny}, current, GATE)[0]
+    assert decided(tinier, tiny) == (False, "neither error nor accepted share improve by 2% on any rung")
+
+
+def test_accepting_more_is_better() -> None:
+    promoted, reason = decided(replace(GOOD, accepted=0.95))
+    assert promoted and reason.endswith("the accepted share goes from 90% to 95%")
+    useless = replace(GOOD, p50=np.inf, p95=np.inf, accepted=0.0)
+    assert decided(GOOD, useless)[0]
 
 
 class Linear(Surrogate):
