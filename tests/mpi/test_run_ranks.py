@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from neuroscale_couple.transport.replay import Script
 from tests.mpi.launch import launch, run_serial
 
 CONFIG = """
@@ -19,14 +20,14 @@ neuroscale:
 """
 
 
-def answers(folder: Path, deployment: str, order: int = 0) -> Any:
-    """Answers [point, iteration, column] in the order of ids."""
-    folder.mkdir()
+def run(folder: Path, deployment: str, **more: Any) -> None:
+    """Run program run.py in a folder."""
+    folder.mkdir(exist_ok=True)
     config = folder / "neuroscale.yaml"
     config.write_text(CONFIG)
     kind, _, ranks = deployment.partition(" ")
-    asked = {"role": "macro", "config": str(config), "out": str(folder), "order": order}
-    asked["transport"] = "mpi" if kind == "mpmd" else "embedded"
+    asked = {"role": "macro", "config": str(config), "out": str(folder), **more}
+    asked.setdefault("transport", "mpi" if kind == "mpmd" else "embedded")
     if kind == "serial":
         run_serial("run.py", asked).expect(0)
     elif kind == "spmd":
@@ -34,6 +35,11 @@ def answers(folder: Path, deployment: str, order: int = 0) -> Any:
     else:
         macro, _, services = ranks.partition("+")
         launch((int(macro), "run.py", asked), (int(services), "run.py", {**asked, "role": "service"})).expect(0)
+
+
+def answers(folder: Path, deployment: str, **more: Any) -> Any:
+    """Answers [point, iteration, column] in the order of ids."""
+    run(folder, deployment, **more)
     parts = [np.load(path) for path in sorted(folder.glob("macro*.npz"))]
     ids = np.concatenate([part["ids"] for part in parts])
     return np.concatenate([part["answers"].swapaxes(0, 1) for part in parts])[np.argsort(ids)]
@@ -53,3 +59,26 @@ def test_permuting_the_points_permutes_the_answers(deployment: str, tmp_path: Pa
     """Bit for bit: the owner keeps its points in the order of their ids, so the service sees no difference."""
     first = answers(tmp_path / "first", deployment)
     np.testing.assert_array_equal(answers(tmp_path / "second", deployment, order=1), first)
+
+
+@pytest.mark.parametrize("deployment", ["serial", "spmd 2", "mpmd 2+1", "mpmd 1+2"])
+def test_a_resumed_run_gives_each_macro_rank_its_state_and_the_same_answers(deployment: str, tmp_path: Path) -> None:
+    whole = answers(tmp_path / "whole", deployment, windows=3)
+    run(tmp_path / "parts", deployment, windows=2)
+    rest = answers(tmp_path / "parts", deployment, windows=3, resume=True)
+    np.testing.assert_allclose(rest, whole[:, 4:], rtol=1e-5, atol=1e-5 * np.abs(whole).max())
+
+
+@pytest.mark.parametrize("deployment", ["serial", "spmd 2"])
+def test_the_configuration_records_and_replays(deployment: str, tmp_path: Path) -> None:
+    run(tmp_path / "first", "serial", overrides={"record": "calls.npz"})
+    (recording,) = (tmp_path / "first").rglob("calls.npz")
+    again = {"record": "calls.npz", "replay": str(recording)}
+    run(tmp_path / "second", deployment, role="replay", transport="replay", overrides=again)
+    (copy,) = (tmp_path / "second").rglob("calls.npz")
+    first, second = Script.load(recording), Script.load(copy)
+    assert [call.kind for call in first.calls] == [call.kind for call in second.calls]
+    np.testing.assert_array_equal(first.points.ids, second.points.ids)
+    for one, two in zip(first.calls, second.calls, strict=True):
+        assert (one.t, one.dt, sorted(one.inputs)) == (two.t, two.dt, sorted(two.inputs))
+        assert all(np.array_equal(one.inputs[name], two.inputs[name]) for name in one.inputs)

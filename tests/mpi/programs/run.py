@@ -20,26 +20,33 @@ def strain_of(ids: Any, window: int, iteration: int) -> Any:
 
 
 def run(asked: dict[str, Any], comm: Any) -> None:
-    """Two windows of two iterations; the answers of this rank's points go to a file."""
+    """Windows of two iterations; the answers of this rank's points go to a file."""
     ids = np.random.default_rng(asked.get("order", 0)).permutation(N).astype(np.int64)
     mine = np.array_split(ids, parallel.size(comm))[parallel.rank(comm)]
     points = Points(mine, np.stack([mine, mine], axis=1) * 0.1, np.ones(len(mine)))
     answers = []
     with connect(asked["config"], comm, points) as closure:
-        for window in range(2):
+        done, state = closure.resumed() or (0, {})
+        if done:
+            np.testing.assert_array_equal(state["ids"], mine)
+            assert state["window"] == done - 1, (state, done)
+        for window in range(done, asked.get("windows", 2)):
             for iteration in range(2):
                 got = closure.evaluate({"strain": strain_of(mine, window, iteration)}, float(window), 1.0)
                 answers.append(np.concatenate([got["stress"], got.tangent.reshape(len(mine), -1)], axis=1))
-            closure.commit({"window": np.array(window)})
+            closure.commit({"window": np.array(window), "ids": mine})
     np.savez(Path(asked["out"]) / f"macro{parallel.rank(comm)}.npz", ids=mine, answers=np.stack(answers))
 
 
 def main() -> None:
     asked = json.loads(sys.argv[1])
-    assemble.run_options = assemble.RunOptions({"transport": asked["transport"], "output.folder": asked["out"]})
+    overrides = {"transport": asked["transport"], "output.folder": asked["out"], **asked.get("overrides", {})}
+    assemble.run_options = assemble.RunOptions(overrides, resume=asked.get("resume", False))
     with parallel.abort_on_error():
         if asked["role"] == "service":
             serve(asked["config"])
+        elif asked["role"] == "replay":
+            assemble.replay(asked["config"])
         else:
             run(asked, split_world("macro").local)
 
