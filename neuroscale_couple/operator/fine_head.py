@@ -35,12 +35,11 @@ class FineHead(nn.Module):
         self.law, self.green = law, green
         self.field_steps, self.joint_steps = field_steps, joint_steps
         self.decode = nn.Conv2d(width, media, 1)
-        nn.init.zeros_(self.decode.bias)
         self.blend = nn.Parameter(torch.stack([torch.zeros(media + 1), torch.arange(media + 1.0)], dim=1))
         nn.init.zeros_(self.blend[media])
 
     def modes(self, levels: list[Tensor], e: Tensor, stress: Tensor) -> Tensor:
-        """Field modes for unit loads, [n, j + 1, l, c, y, x]; the mean of the first j is the unit load, of the last zero.
+        """Field modes for unit loads, [n, j + 1, l, c, y, x]; the first j have the unit load as mean, the last zero.
 
         levels: of the pyramid; e, stress: [n, j, l, c, y, x] fields of the Lippmann-Schwinger layer
         """
@@ -98,7 +97,8 @@ class FineHead(nn.Module):
         return [e, outputs, 0.5 * (tangent + tangent.transpose(1, 2)), slope, score]
 
     def _gamma(self, symbol: Tensor, tau: Tensor) -> Tensor:
-        return self.green.apply_symbol(symbol, tau)
+        applied: Tensor = self.green.apply_symbol(symbol, tau)
+        return applied
 
     def _solve(self, moduli: Tensor, tau: Tensor, steps: int) -> Tensor:
         """Compatible p with Gamma (C p - tau) = 0 after some conjugate-gradient steps; tau [n, r, c, y, x]."""

@@ -174,7 +174,7 @@ class NeuroScale(nn.Module):
 
     @torch.jit.export
     def fine(self, modes: Tensor, phase: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rung 2: outputs [n, d], tangent [n, d, n_in], score [n]; phase: float32 [n, y, x], inputs: float32 [n, n_in]."""
+        """Rung 2: outputs [n, d], tangent [n, d, n_in] and score [n]; phase: float32 [n, y, x], inputs: [n, n_in]."""
         x, _ = self.normalise(inputs)
         condition = inputs[:, self.driving :]
         _, flux, tangent, slope, score = self.fine_head(modes, phase, x, condition, self.load_scale)

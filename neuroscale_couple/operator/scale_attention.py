@@ -23,7 +23,7 @@ class ScaleAttention(nn.Module):
         self.value = EnsembleLinear(members, inputs, latent)
 
     def weights(self, descriptors: Tensor) -> Tensor:
-        """Weights over the levels, [m, n, queries, levels], each row summing to one; descriptors: [n, levels, inputs]."""
+        """Weights over the levels, [m, n, queries, levels]; rows sum to one; descriptors: [n, levels, inputs]."""
         m, latent = self.query.shape[0], self.query.shape[2]
         n, levels, inputs = descriptors.shape
         flat = descriptors.reshape(1, n * levels, inputs).expand(m, n * levels, inputs)

@@ -77,25 +77,32 @@ def read(path: Path) -> tuple[bytes, Card, str]:
     try:
         content = path.read_bytes()
     except OSError as cause:
-        raise ArtifactError(f"{path}: cannot be read ({cause.strerror or cause}); train it or correct neuroscale.model") from cause
+        raise ArtifactError(
+            f"{path}: cannot be read ({cause.strerror or cause}); train it or correct neuroscale.model"
+        ) from cause
     digest = check_seal(path, content)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as file:
             name = next(n for n in file.namelist() if n.endswith(f"/extra/{CARD}"))
             text = file.read(name)
     except (zipfile.BadZipFile, StopIteration) as cause:
-        raise ArtifactError(f"{path}: is sealed but holds no {CARD}; it was not written by `neuroscale-couple train`") from cause
+        raise ArtifactError(
+            f"{path}: is sealed but holds no {CARD}; it was not written by `neuroscale-couple train`"
+        ) from cause
     return content, parse_card(path, text), digest
 
 
 def check_seal(path: Path, content: bytes) -> str:
     """SHA-256 of an artifact's content. Raises: ArtifactError if it is not one, truncated or changed."""
     if not content.startswith(b"PK"):
-        raise ArtifactError(f"{path}: is not a surrogate artifact (a TorchScript archive starts with 'PK', got {content[:4]!r})")
+        raise ArtifactError(
+            f"{path}: is not a surrogate artifact (a TorchScript archive starts with 'PK', got {content[:4]!r})"
+        )
     stated = content[-_SEAL:].decode("ascii", errors="replace")
     if len(content) <= _SEAL or any(c not in "0123456789abcdef" for c in stated):
         raise ArtifactError(
-            f"{path}: is truncated or not a surrogate artifact ({len(content)} bytes, no SHA-256 at the end); copy or train it again"
+            f"{path}: is truncated or not a surrogate artifact ({len(content)} bytes, no SHA-256 at the end); "
+            "copy or train it again"
         )
     got = hashlib.sha256(content[:-_SEAL]).hexdigest()
     if got != stated:
@@ -109,7 +116,7 @@ def parse_card(path: Path, text: bytes) -> Card:
         known = json.loads(text)
         if isinstance(known, dict) and known.get("format") != FORMAT:
             raise ArtifactError(
-                f"{path}: artifact format: expected {FORMAT}, got {known.get('format')}; train it again with this version"
+                f"{path}: artifact format: expected {FORMAT}, got {known.get('format')}; train it again"
             )
         return Card.model_validate(known)
     except (ValueError, ValidationError) as cause:

@@ -44,7 +44,9 @@ class TorchScriptSurrogate(Surrogate):
         try:
             self.module = torch.jit.load(io.BytesIO(content), map_location=self.device)
         except RuntimeError as cause:
-            raise ArtifactError(f"{path}: torch {torch.__version__} cannot load it ({cause}); train it again") from cause
+            raise ArtifactError(
+                f"{path}: torch {torch.__version__} cannot load it ({cause}); train it again"
+            ) from cause
         self.module.eval()
         pixels = problem.grid[0] * problem.grid[1]
         self._chunk = max(1, CHUNK_PIXELS // pixels) if self.device.type == "cpu" else 1024
@@ -67,10 +69,12 @@ class TorchScriptSurrogate(Surrogate):
         self._phase = torch.from_numpy(phase).to(self.device)
         self._modes = ModesCache(MODES_MB)
         with torch.inference_mode():
-            encoded = [self.module.encode(part.to(torch.float32)) for part in self._phase.split(self._chunk)]
-            empty = self._phase.new_zeros((1, *self.problem.grid), dtype=torch.float32)
-            encoded = encoded or [tuple(t[:0] for t in self.module.encode(empty))]
-            self._parameters = tuple(torch.cat(parts) for parts in zip(*encoded, strict=True))  # type: ignore[assignment]
+            none = torch.zeros((1, *self.problem.grid), device=self.device)
+            encoded = [tuple(tensor[:0] for tensor in self.module.encode(none))]
+            if len(points):
+                encoded += [self.module.encode(part.to(torch.float32)) for part in self._phase.split(self._chunk)]
+            base, code = (torch.cat(parts) for parts in zip(*encoded, strict=True))
+            self._parameters = (base, code)
 
     def predict(self, rung: Source, rows: I64, inputs: F64) -> Prediction:
         """Answer the points `rows` on one rung; NaN in, NaN out."""
@@ -94,6 +98,8 @@ class TorchScriptSurrogate(Surrogate):
     def fields(self, rows: I64, inputs: F64) -> npt.NDArray[Any] | None:
         """Predicted total gradient fields, float32 [m, c, y, x], to start the fine solver from."""
         self._check(rows, inputs)
+        if not len(rows):
+            return np.zeros((0, self.problem.to_grid.shape[0], *self.problem.grid), dtype=np.float32)
         parts = []
         with torch.inference_mode():
             index = torch.from_numpy(rows).to(self.device)
@@ -101,7 +107,7 @@ class TorchScriptSurrogate(Surrogate):
             for i, x in zip(index.split(self._chunk), given.split(self._chunk), strict=True):
                 modes, phase = self._modes_of(i)
                 parts.append(self.module.field(modes, phase, x).cpu().numpy())
-        return np.concatenate(parts) if len(rows) else np.zeros((0, *self._field_shape()), dtype=np.float32)
+        return np.concatenate(parts)
 
     def _coarse(self, index: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         assert self._parameters is not None
@@ -118,16 +124,13 @@ class TorchScriptSurrogate(Surrogate):
         phase = self._phase[index].to(torch.float32)
         return self._modes.get(index, lambda missing: self.module.modes(phase[missing])), phase
 
-    def _field_shape(self) -> tuple[int, ...]:
-        return (self.problem.to_grid.shape[0], *self.problem.grid)
-
     def _check(self, rows: I64, inputs: F64) -> None:
         if self._parameters is None:
             raise RuntimeError("attach the surrogate to its points before it predicts")
         expected = (len(rows), self.problem.inputs.size)
         if inputs.shape != expected:
             raise ValueError(f"surrogate: got inputs of shape {inputs.shape}, expected {expected}")
-        if len(rows) and not (0 <= rows.min() and rows.max() < len(self._phase)):
+        if len(rows) and (rows.min() < 0 or rows.max() >= len(self._phase)):
             raise IndexError(f"surrogate: rows {rows.min()} .. {rows.max()} lie outside its {len(self._phase)} points")
 
 

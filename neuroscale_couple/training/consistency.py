@@ -22,7 +22,10 @@ CHUNK = 32
 def consistency_data(
     model: NeuroScale, problem: CellProblem, data: Dataset, structures: I64, ranges: F64, loads: int, seed: int
 ) -> Dataset:
-    """Answers of the fine head on `structures` of a data set, `loads` random load states each."""
+    """Answers of the fine head on `structures` of a data set, `loads` random load states each.
+
+    structures: int64 [k], rows of data.phase; ranges: float64 [n_in, 2], of the inputs
+    """
     rng = np.random.default_rng([seed, 1])
     states = load_paths(ranges, problem, loads, rng, len(structures))
     kept: list[tuple[I64, F64, F64, F64, F64]] = []
@@ -37,7 +40,7 @@ def consistency_data(
                 kept.append(
                     (chosen, inputs, outputs.double().numpy(), tangent.double().numpy(), score.double().numpy())
                 )
-    structure, inputs, outputs, tangent, score = (np.concatenate(column) for column in zip(*kept, strict=True))
-    score = np.where(np.isfinite(score), score, np.inf)
-    good = np.flatnonzero(score <= np.quantile(score, KEPT))
-    return Dataset(data.phase, structure[good], inputs[good], outputs[good], tangent[good])
+    structure, loads_, stress, stiffness, residual = (np.concatenate(column) for column in zip(*kept, strict=True))
+    residual = np.where(np.isfinite(residual), residual, np.inf)
+    good = np.flatnonzero(residual <= np.quantile(residual, KEPT))
+    return Dataset(data.phase, structure[good], loads_[good], stress[good], stiffness[good])

@@ -58,14 +58,14 @@ class Dataset:
         for name, array in (("inputs", self.inputs), ("outputs", self.outputs), ("tangent", self.tangent)):
             if len(array) != m:
                 raise ValueError(f"data set: {name} has {len(array)} rows, structure has {m}")
-        if m and not (0 <= self.structure.min() and self.structure.max() < len(self.phase)):
+        if m and (self.structure.min() < 0 or self.structure.max() >= len(self.phase)):
             raise ValueError(f"data set: structure indices lie outside 0 .. {len(self.phase) - 1}")
 
     def __len__(self) -> int:
         return len(self.structure)
 
     def take_structures(self, chosen: I64) -> Dataset:
-        """The samples of some micro structures, renumbered in the given order."""
+        """The samples of some micro structures, renumbered in the given order. chosen: int64 [k]."""
         new = np.full(len(self.phase), -1, dtype=np.int64)
         new[chosen] = np.arange(len(chosen))
         rows = np.flatnonzero(new[self.structure] >= 0)
@@ -89,7 +89,9 @@ def load_ranges(problem: CellProblem, settings: schema.Training) -> F64:
         raise ConfigError(f"training.load_range: unknown column {unknown[0]!r}; {problem.name} takes {list(columns)}")
     for column in columns:
         if column not in settings.load_range:
-            raise ConfigError(f"training.load_range: column {column!r} of {problem.name} has no range, e.g. {column}: [-1, 1]")
+            raise ConfigError(
+                f"training.load_range: column {column!r} of {problem.name} has no range, e.g. {column}: [-1, 1]"
+            )
         low, high = settings.load_range[column]
         if not low < high:
             raise ConfigError(f"training.load_range: {column}: got [{low:g}, {high:g}], expected low < high")
@@ -118,7 +120,9 @@ def load_paths(ranges: F64, problem: CellProblem, loads: int, rng: np.random.Gen
     return np.stack(states[:loads])
 
 
-def generate_data(config: schema.Neuroscale, problem: CellProblem, folder: Path, progress: Progress | None = None) -> Dataset:
+def generate_data(
+    config: schema.Neuroscale, problem: CellProblem, folder: Path, progress: Progress | None = None
+) -> Dataset:
     """Make the training data of a case, or the part of it that is not there yet.
 
     Finished shards in `folder/training_data/<digest of the settings>` are kept; a damaged one is made again.
@@ -185,7 +189,12 @@ def _digest(config: schema.Neuroscale, problem: CellProblem) -> str:
         "problem": problem.signature,
         "grid": problem.grid,
         "microstructure": config.microstructure.model_dump(mode="json"),
-        "loads": [settings.loads, sorted(settings.load_range.items()), settings.seed, max(config.fine.tolerance, ACCURACY)],
+        "loads": [
+            settings.loads,
+            sorted(settings.load_range.items()),
+            settings.seed,
+            max(config.fine.tolerance, ACCURACY),
+        ],
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
 

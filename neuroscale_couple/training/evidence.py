@@ -39,13 +39,17 @@ def answers(model: NeuroScale, data: Dataset, rows: I64, fine: bool) -> tuple[F6
     return outputs[rows], score[rows]
 
 
-def _coarse(model: NeuroScale, phase: torch.Tensor, at: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _coarse(
+    model: NeuroScale, phase: torch.Tensor, at: torch.Tensor, x: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     base, code = model.encode(phase)
     outputs, _, score = model.coarse(base[at], code[at], x)
     return outputs, score
 
 
-def _fine(model: NeuroScale, phase: torch.Tensor, at: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _fine(
+    model: NeuroScale, phase: torch.Tensor, at: torch.Tensor, x: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     modes = model.modes(phase)
     parts = [model.fine(modes[i], phase[i], v) for i, v in zip(at.split(CHUNK), x.split(CHUNK), strict=True)]
     return torch.cat([p[0] for p in parts]), torch.cat([p[2] for p in parts])
@@ -102,7 +106,7 @@ def make_card(
     evidence: tuple[dict[str, Calibration], dict[str, float]],
     parent: str | None,
 ) -> Card:
-    """The card of a trained model; loads: inputs trained on and their ranges."""
+    """The card of a trained model; loads: inputs trained on, float64 [m, n_in], and their ranges [n_in, 2]."""
     input_range, domain = describe_domain(*loads, data.phase)
     return Card(
         problem=problem.signature,

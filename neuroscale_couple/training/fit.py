@@ -106,7 +106,9 @@ def split(data: Dataset, settings: schema.Training) -> tuple[Dataset, Dataset]:
     structures = np.unique(data.structure)
     held = min(len(structures) - 1, max(2, round(settings.hold_out * len(structures))))
     if len(structures) < LEAST_STRUCTURES:
-        raise ValueError(f"{len(structures)} micro structures are too few to train on, at least {LEAST_STRUCTURES} are needed")
+        raise ValueError(
+            f"{len(structures)} micro structures are too few to train on, at least {LEAST_STRUCTURES} are needed"
+        )
     order = np.random.default_rng(settings.seed).permutation(structures)
     return data.take_structures(np.sort(order[held:])), data.take_structures(np.sort(order[:held]))
 
@@ -146,7 +148,9 @@ def _model(
     return model, sizes, digest
 
 
-def _plan(settings: schema.Training, structures: int, seconds: float | None, max_steps: int | None, again: bool) -> Plan:
+def _plan(
+    settings: schema.Training, structures: int, seconds: float | None, max_steps: int | None, again: bool
+) -> Plan:
     offline = seconds is None and max_steps is None
     steps = settings.epochs * -(-structures // BATCH) if max_steps is None else max_steps
     if offline:

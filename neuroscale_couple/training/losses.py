@@ -10,7 +10,10 @@ SMOOTH = 3e-3
 
 
 def soft_relative(got: Tensor, wanted: Tensor, floor: float) -> Tensor:
-    """Smoothed relative distance sqrt(|got - wanted|^2 / max(|wanted|, floor)^2 + s^2) - s over the last axis."""
+    """Smoothed relative distance sqrt(|got - wanted|^2 / max(|wanted|, floor)^2 + s^2) - s over the last axis.
+
+    got, wanted: [..., components]; floor: size below which a value counts as small. Returns: [...]
+    """
     size = torch.clamp_min(torch.linalg.vector_norm(wanted, dim=-1), floor)
     square = torch.sum((got - wanted) ** 2, dim=-1) / size**2
     return torch.sqrt(square + SMOOTH**2) - SMOOTH
@@ -28,10 +31,10 @@ def data_loss(
     return first + tangent_weight * second
 
 
-def energy_excess(energy: Tensor, reference: Tensor) -> Tensor:
-    """Mean relative excess of the energy of predicted compatible fields over a reference energy.
+def relative_energy(energy: Tensor, work: Tensor) -> Tensor:
+    """Mean energy of predicted compatible fields in units of the work of the exact answer.
 
-    The exact field has the smallest mean energy of all compatible fields of the same mean, so this residual term
-    needs no field data. energy, reference: [n]
+    The exact field has the smallest energy of all compatible fields of the same mean, so this residual term needs no
+    field data. energy, work: [n]
     """
-    return torch.mean((energy - reference) / torch.clamp_min(reference.abs(), 1e-12))
+    return torch.mean(energy / torch.clamp_min(work, 1e-12))

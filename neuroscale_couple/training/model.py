@@ -91,7 +91,9 @@ def save_weights(model: NeuroScale, sizes: Sizes, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def load_weights(path: Path, problem: CellProblem, conditions: tuple[tuple[float, float], ...]) -> tuple[NeuroScale, Sizes]:
+def load_weights(
+    path: Path, problem: CellProblem, conditions: tuple[tuple[float, float], ...]
+) -> tuple[NeuroScale, Sizes]:
     """The operator that `save_weights` wrote. Raises: ArtifactError."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -136,7 +138,7 @@ def _features(model: NeuroScale, phase: Tensor, chunk: int) -> Iterator[tuple[Te
 
 
 def set_statistics(model: NeuroScale, scalars: Tensor) -> None:
-    """Normalisation of the scalar features from the training structures."""
+    """Normalisation of the scalar features from the training structures. scalars: [structures, features]."""
     std, mean = torch.std_mean(scalars, dim=0, correction=0)
     model.scalar_mean.copy_(mean)
     model.scalar_std.copy_(torch.clamp_min(std, 1e-6 + 1e-3 * math.sqrt(float((std**2).mean()))))

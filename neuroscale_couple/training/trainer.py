@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from neuroscale_couple.operator.neuroscale import NeuroScale
+from neuroscale_couple.physics.base import CellLaw
 from neuroscale_couple.training.dataset import Dataset
-from neuroscale_couple.training.losses import data_loss, energy_excess
+from neuroscale_couple.training.losses import data_loss, relative_energy
 from neuroscale_couple.training.model import features_of
 
 TANGENT_WEIGHT = 0.3
@@ -78,7 +80,7 @@ class Table:
             self.descriptors = torch.cat([model.describe(part.float()) for part in self.image.split(32)])
 
     def encode(self, model: NeuroScale, structure: Tensor) -> tuple[Tensor, Tensor]:
-        """Parameters of the coarse head for some structures, with gradients."""
+        """Parameters of the coarse head for some structures, with gradients. structure: int64 [m], rows."""
         if self.descriptors is None:
             descriptors = model.describe(self.image[structure].float())
         else:
@@ -188,13 +190,14 @@ def _optimiser_state(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]
 def train_fine_head(model: NeuroScale, data: Dataset, budget: Budget, seed: int, batch: int = 16) -> None:
     """Train decoder and blending of the fine head by the energy of their fields; no field data are needed.
 
-    The excess is taken relative to the energy of the same loads at the start, so it is a pure number.
+    The energy is taken relative to the work of the fine answer, so it is a pure number.
     """
+    law = cast(CellLaw, model.fine_head.law)
     generator = torch.Generator().manual_seed(seed)
     parameters = list(model.fine_head.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.0)
     phase, inputs = torch.from_numpy(data.phase), torch.from_numpy(data.inputs).float()
-    structure = torch.from_numpy(data.structure)
+    structure, outputs = torch.from_numpy(data.structure), torch.from_numpy(data.outputs).float()
     step = 0
     while (share := budget.fraction(step)) < 1.0:
         rows = torch.randint(len(data), (batch,), generator=generator)
@@ -203,9 +206,9 @@ def train_fine_head(model: NeuroScale, data: Dataset, budget: Budget, seed: int,
         images, x = phase[structure[rows]].float(), inputs[rows]
         condition = x[:, model.driving :]
         field = model.fine_head.field(model.modes(images), model.normalise(x)[0], model.load_scale)
-        energy = model.fine_head.law.energy(field, images, condition).mean(dim=(1, 2))
-        reference = torch.einsum("nd,nd->n", x[:, : model.driving], torch.from_numpy(data.outputs[rows.numpy()]).float())
-        loss = energy_excess(energy, 0.5 * reference)
+        energy = law.energy(field, images, condition).mean(dim=(1, 2))
+        work = torch.sum(x[:, : model.driving] * outputs[rows], dim=1)
+        loss = relative_energy(energy, work)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
