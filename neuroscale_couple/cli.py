@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import importlib
 import json
+import logging
 import os
 import runpy
 import sys
@@ -111,6 +112,7 @@ def run_command(args: argparse.Namespace) -> int:
     if args.compare and loaded.config.neuroscale.transport != "embedded":
         raise ConfigError(f"{loaded.path}: --compare needs transport: embedded; make the two runs one by one")
     label = "cold" if args.cold else "run"
+    quiet_other_ranks()
     say(f"[bold]{escape(loaded.case)}[/]: the resolved configuration", escape(dump(loaded.config).rstrip()))
     reused = False
     if args.compare:
@@ -305,6 +307,15 @@ def is_root() -> bool:
     if parallel.launched_size() <= 1:
         return True
     return int(assemble.split_world("macro").local.Get_rank()) == 0
+
+
+def quiet_other_ranks() -> None:
+    """Let rank 0 alone show warnings: all ranks decide alike and would say the same."""
+    handler = logging.StreamHandler()
+    handler.addFilter(lambda _: is_root())
+    logger = logging.getLogger("neuroscale_couple")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
 
 
 def say(*lines: str) -> None:

@@ -22,6 +22,7 @@ from neuroscale_couple.errors import ConfigError
 FREE_KEYS = (
     *(("output",), ("fine", "memory_mb"), ("fine", "device"), ("learning", "seconds")),
     *(("transport",), ("record",), ("replay",)),
+    *(("precice", "regions"), ("precice", "timeout"), ("precice", "unconverged")),
 )
 
 _EXPECTED = {
@@ -173,19 +174,25 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _override(raw: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key; a name that itself holds dots (`load_range: {strain.xx: ...}`) is found where it stands."""
     parts = key.split(".")
-    if parts[0] not in Config.model_fields:
-        parts = ["neuroscale", *parts]
-    section = raw
-    for name in parts[:-1]:
-        if not isinstance(section.get(name), dict):
-            section[name] = {}
-        section = section[name]
-    if isinstance(value, Mapping):
-        for inner, inner_value in value.items():
-            _override(raw, ".".join([*parts, inner]), inner_value)
-    else:
-        section[parts[-1]] = value
+    section = raw if parts[0] in Config.model_fields else raw.setdefault("neuroscale", {})
+    while len(parts) > 1 and ".".join(parts) not in section:
+        if not isinstance(section.get(parts[0]), dict):
+            section[parts[0]] = {}
+        section = section[parts.pop(0)]
+    _replace(section, ".".join(parts), value)
+
+
+def _replace(section: dict[str, Any], name: str, value: Any) -> None:
+    """Set a key; a section given as the value is merged into what is there."""
+    if not isinstance(value, Mapping):
+        section[name] = value
+        return
+    if not isinstance(section.get(name), dict):
+        section[name] = {}
+    for inner, inner_value in value.items():
+        _replace(section[name], inner, inner_value)
 
 
 def _dotted(loc: tuple[int | str, ...]) -> str:

@@ -78,7 +78,7 @@ def _macro(loaded: Loaded) -> Finding:
 
 def _results(folder: Path) -> Finding:
     existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
-    if not os.access(existing, os.W_OK):
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
         return Finding(
             False, "results", f"{existing} cannot be written; choose another folder with --out or output.folder"
         )

@@ -166,6 +166,13 @@ def test_overrides_replace_keys_with_and_without_prefix(tmp_path: Path) -> None:
     assert (ours.learning.mode, ours.learning.steps) == ("off", 3)
 
 
+def test_override_finds_names_with_dots(tmp_path: Path) -> None:
+    section = inside("training: {load_range: {strain.xx: [0, 1]}}")
+    dotted = {"training.load_range.strain.xx": [0, 2], "training": {"load_range": {"strain.yy": [0, 3]}}}
+    ranges = read(tmp_path, section, **dotted).config.neuroscale.training.load_range
+    assert ranges == {"strain.xx": (0, 2), "strain.yy": (0, 3)}
+
+
 def test_misspelt_override_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"did you mean 'neuroscale\.gate\.tolerance'"):
         read(tmp_path, GOOD, **{"gate.tolerence": 0.1})

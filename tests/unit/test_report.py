@@ -1,0 +1,165 @@
+"""Summary and report of a small made-up run: every number is where the reader looks for it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import meshio
+import numpy as np
+import pytest
+
+from neuroscale_couple.config.load import Loaded, load
+from neuroscale_couple.evaluation.fields import PointFields, Series
+from neuroscale_couple.evaluation.report import write_report
+from neuroscale_couple.evaluation.summary import RunRecord, machine, macro_error, rows, summarise, versions
+from neuroscale_couple.ledger import Ledger
+from neuroscale_couple.reasons import Reason
+from neuroscale_couple.values import Audit, FieldSpec, Layout, Points, Reply
+
+LAYOUT = Layout((FieldSpec("stress", ("xx", "yy", "xy"), "MPa"),))
+N = 12
+
+
+class Counts:
+    """Ten per cent fallback."""
+
+    def __init__(self) -> None:
+        self.source = np.array([80, 10, 10])
+        self.reason = np.zeros(len(Reason), dtype=np.int64)
+        self.reason[[Reason.UNCERTAIN, Reason.HELD]] = 6, 4
+        self.fine_solves, self.fine_iterations = 12, 50
+
+
+def write_run(folder: Path, label: str, wall: float, factor: float) -> None:
+    """Two windows with two audits each, and a macro solution scaled by `factor`."""
+    points = Points(np.arange(N), np.random.default_rng(1).random((N, 2)), np.ones(N))
+    ledger = Ledger(folder, None, 0.02, LAYOUT.columns, PointFields(folder / "fields", None, points, LAYOUT))
+    source = (np.arange(N) % 3).astype(np.uint8)
+    reply = Reply(np.ones((N, 3)), np.zeros((N, 3, 3)), source, source, np.full(N, 0.01))
+    for window in range(2):
+        error = np.array([0.005, 0.03])
+        ids, zero = np.array([1, 2]), np.zeros(2)
+        where = np.array([0, 1], dtype=np.uint8)
+        ledger.add_audits(window, ids, where, zero + 0.01, error, np.full((2, 3), 1.01), np.ones((2, 3)))
+        ledger.add(
+            window=window, time=0.5 * (window + 1), iterations=3, points=N, counts=Counts(), reply=reply,
+            audit=Audit(ids, where, zero, zero, error), seconds={"fine": 0.25 * wall, "total": 0.5 * wall},
+            model_version=0,
+        )  # fmt: skip
+    series = Series(folder / "macro", "plate")
+    corners = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], dtype=float)
+    moved = corners * [0.01, -0.002, 0]
+    stress = [np.array([[50.0, 1.0, 2.0]])]
+    mesh = meshio.Mesh(corners, [("quad", [[0, 1, 2, 3]])], {"displacement": moved}, {"stress": stress})
+    series.write(1, 1.0, mesh)
+    u, force = np.arange(1.0, 9.0).reshape(2, 4), np.array([[3.0, 4.0], [6.0, 8.0]])
+    arrays = {"displacement": factor * u, "reaction_force": factor * force, "newton_iterations": np.array([3, 2])}
+    np.savez(folder / "macro.npz", **arrays, reaction_force_unit="MN/m")
+    RunRecord(label, "abc", "def", 1, 2, wall, finished=True).save(folder)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    write_run(tmp_path / "run", "run", 2.0, 1.001)
+    write_run(tmp_path / "fine_only", "fine_only", 30.0, 1.0)
+    return tmp_path
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> Loaded:
+    (tmp_path / "case").mkdir()
+    path = tmp_path / "case" / "neuroscale.yaml"
+    path.write_text("neuroscale: {problem: {name: composite}}")
+    return load(path)
+
+
+def summary_of(results: Path, reference: bool = True) -> dict[str, Any]:
+    gate = {"tolerance": 0.02, "confidence": 0.95}
+    return summarise(results / "run", gate, results / "fine_only" if reference else None)
+
+
+def test_summary_holds_what_was_measured(results: Path) -> None:
+    summary = json.loads(json.dumps(summary_of(results)))
+    assert (summary["points"], summary["windows"], summary["iterations"]) == (N, 2, 6)
+    assert summary["answered"] == {"surrogate_coarse": 160, "surrogate_fine": 20, "fine": 20, "audit": 4}
+    assert (summary["fine_solves"], summary["tolerance"]) == (24, 0.02)
+    audit = summary["audit"]
+    assert (audit["n"], audit["max"], audit["share_above_tolerance"]) == (4, 0.03, 0.5)
+    assert audit["p50"] == pytest.approx(0.0175)
+    assert summary["macro_error"] == pytest.approx({"displacement_l2": 1e-3, "reaction_force": 1e-3})
+    wanted = {"total", "fine", "surrogate", "transport", "correction", "learning"}
+    assert wanted <= set(summary["wall_s"])
+    assert (summary["wall_s"]["total"], summary["wall_s"]["fine"]) == (2.0, 1.0)
+    assert (summary["fine_only_wall_s"], summary["speedup"]) == (30.0, 15.0)
+    assert summary["newton_iterations"] == {"run": [3, 2], "fine_only": [3, 2]}
+
+
+def test_summary_without_a_fine_only_run_claims_nothing(results: Path) -> None:
+    summary = summary_of(results, reference=False)
+    assert summary["macro_error"] is summary["speedup"] is summary["fine_only_wall_s"] is None
+
+
+def test_macro_error_of_runs_of_different_length_is_not_a_number(results: Path) -> None:
+    np.savez(results / "run" / "macro.npz", displacement=np.ones((1, 4)))
+    assert np.isnan((macro_error(results / "run", results / "fine_only") or {})["displacement_l2"])
+    (results / "run" / "macro.npz").unlink()
+    assert macro_error(results / "run", results / "fine_only") is None
+
+
+def test_macro_error_is_that_of_the_worst_window(results: Path) -> None:
+    with np.load(results / "fine_only" / "macro.npz") as truth:
+        u = truth["displacement"].copy()
+    u[0] *= 1.2
+    np.savez(results / "run" / "macro.npz", displacement=u)
+    assert (macro_error(results / "run", results / "fine_only") or {}) == pytest.approx({"displacement_l2": 0.2})
+
+
+def test_rows_say_what_is_allowed(results: Path) -> None:
+    shown = dict(rows(summary_of(results)))
+    assert shown["answered by the fine solver (fallback)"] == "10.00 %"
+    assert shown["audits above the tolerance (allowed 5 %)"] == "50.00 %"
+    assert shown["speed-up"] == "15.0"
+    again = dict(rows(summarise(results / "run", {"tolerance": 0.02, "confidence": 0.95}, results / "fine_only", True)))
+    assert again["wall time fine-only"] == "30.00 s (of an earlier run)"
+
+
+def test_report_holds_pictures_numbers_and_configuration(results: Path, loaded: Loaded) -> None:
+    path = write_report(results, results / "run", results / "fine_only", summary_of(results), loaded)
+    html = path.read_text()
+    pictures = {"macro_field", "fallback_map", "shares", "audit_errors", "parity", "response", "timing"}
+    assert {p.stem for p in (results / "pictures").glob("*.png")} == pictures
+    assert html.count("data:image/png;base64,") == len(pictures)
+    assert not re.search(r"(?:src|href)=\"(?!data:)", html)  # needs nothing beside it
+    assert "The surrogate answered 90.0 % of 200 questions, 15.0 times as fast as the fine solver alone" in html
+    assert "Of 4 audited answers 50.0 % passed the tolerance of 2 % (5 % are allowed)" in html
+    assert "differs by 0.100 % (displacement l2), 0.100 % (reaction force)" in html
+    assert "confidence: 0.95" in html
+
+
+def test_report_of_a_run_without_audits_macro_and_reference(results: Path, loaded: Loaded) -> None:
+    run = results / "run"
+    (run / "audits.csv").unlink()
+    (run / "macro.npz").unlink()
+    (run / "macro" / "plate.pvd").unlink()
+    path = write_report(results, run, None, summary_of(results, reference=False), loaded)
+    assert {p.stem for p in (results / "pictures").glob("*.png")} == {"fallback_map", "shares", "timing"}
+    assert "as fast as" not in path.read_text()
+
+
+def test_record_is_read_back_or_not_at_all(tmp_path: Path) -> None:
+    record = RunRecord("run", "a", "b", 2, 1, 3.0, finished=True)
+    record.save(tmp_path)
+    assert RunRecord.load(tmp_path) == record
+    assert record.same_run(RunRecord("other", "a", "b", 2, 1))
+    assert not record.same_run(RunRecord("run", "a", "b", 1, 1))
+    (tmp_path / "run.json").write_text("{")
+    assert RunRecord.load(tmp_path) is None
+
+
+def test_machine_and_versions_are_named() -> None:
+    assert machine()["cores"] >= 1
+    assert machine()["cpu"]
+    assert "numpy" in versions()
