@@ -18,10 +18,12 @@ from neuroscale_couple.correction.base import Correction
 from neuroscale_couple.kernels.definite import positive_definite
 from neuroscale_couple.physics.base import MicroProblem
 from neuroscale_couple.reasons import Source
-from neuroscale_couple.values import F64, I64, U8, Batch, Points
+from neuroscale_couple.values import F64, U8, Batch, Points
 
 SLACK = 1e-9
 """Share of U - L by which a tangent may pass a bound before it is changed (round-off)."""
+CHUNK = 8192
+"""Rows corrected at a time: their temporaries stay in the processor's cache."""
 LOWEST = 1e-6
 """Lowest eigenvalue as a share of the largest, where there are no bounds."""
 
@@ -53,24 +55,25 @@ class Admissible(Correction):
         if not free.any():
             return
         block = tangent[:, :, self._driving]
-        _symmetrise(block, True if free.all() else free)
-        rows = np.flatnonzero(free)
-        if self._bounded and self._phase is not None:
-            self._bound(batch.inputs, block, rows)
-        else:
-            _raise_definite(block, rows)
+        for start in range(0, len(source), CHUNK):
+            part = slice(start, start + CHUNK)
+            rows = np.flatnonzero(free[part])
+            everyone = len(rows) == len(free[part])
+            _symmetrise(block[part], True if everyone else free[part])
+            if self._bounded and self._phase is not None:
+                self._bound(batch.inputs[part], block[part], self._phase[part], slice(None) if everyone else rows)
+            else:
+                _raise_definite(block[part], slice(None) if everyone else rows)
 
-    def _bound(self, inputs: F64, block: F64, rows: I64) -> None:
-        everyone = len(rows) == len(block)
-        t = block if everyone else block[rows]
-        x, phase = (inputs, self._phase) if everyone else (inputs[rows], self._phase[rows])
-        lower, upper = self._problem.tangent_bounds(x, phase)
+    def _bound(self, inputs: F64, block: F64, phase: F64, rows: Any) -> None:
+        t = block[rows]
+        lower, upper = self._problem.tangent_bounds(inputs[rows], phase[rows])
         slack = SLACK * np.trace(upper, axis1=1, axis2=2)[:, None, None] * np.eye(t.shape[1])
         inside = positive_definite(t - (lower - slack)) & positive_definite((upper + slack) - t)
         if inside.all():
             return
         bad = np.flatnonzero(~inside)
-        block[rows[bad]] = clip_between(t[bad], lower[bad], upper[bad])
+        block[np.arange(len(block))[rows][bad]] = clip_between(t[bad], lower[bad], upper[bad])
 
 
 def _symmetrise(block: F64, where: Any) -> None:
@@ -78,15 +81,18 @@ def _symmetrise(block: F64, where: Any) -> None:
     d = block.shape[1]
     for i in range(d):
         for j in range(i + 1, d):
-            mean = 0.5 * (block[:, i, j] + block[:, j, i])
-            np.copyto(block[:, i, j], mean, where=where)
-            np.copyto(block[:, j, i], mean, where=where)
+            one, other = block[:, i, j], block[:, j, i]
+            if not np.array_equal(one, other):
+                mean = 0.5 * (one + other)
+                np.copyto(one, mean, where=where)
+                np.copyto(other, mean, where=where)
 
 
-def _raise_definite(block: F64, rows: I64) -> None:
-    bad = rows[~positive_definite(block if len(rows) == len(block) else block[rows])]
-    if not len(bad):
+def _raise_definite(block: F64, rows: Any) -> None:
+    definite = positive_definite(block[rows])
+    if definite.all():
         return
+    bad = np.arange(len(block))[rows][~definite]
     value, vector = np.linalg.eigh(block[bad])
     value = np.maximum(value, LOWEST * np.abs(value).max(axis=1, keepdims=True))
     block[bad] = _symmetric(np.einsum("nik,nk,njk->nij", vector, value, vector))

@@ -12,7 +12,10 @@ from neuroscale_couple.kernels.definite import positive_definite
 from neuroscale_couple.physics.base import MicroProblem
 from neuroscale_couple.reasons import Reason, Source
 from neuroscale_couple.surrogate.artifact import Card
-from neuroscale_couple.values import F64, U8, Points, Prediction
+from neuroscale_couple.values import F64, I64, U8, Points, Prediction
+
+CHUNK = 8192
+"""Rows checked at a time: their temporaries stay in the processor's cache."""
 
 
 class Physical(GateStage):
@@ -45,23 +48,24 @@ class Physical(GateStage):
     @np.errstate(invalid="ignore", over="ignore")
     def accept(self, rung: Source, inputs: F64, prediction: Prediction, error: F64, reason: U8) -> None:
         """Refuse impossible answers."""
-        if not len(reason):
-            return
-        outputs, tangent = prediction.outputs, prediction.tangent
+        for start in range(0, len(reason), CHUNK):
+            part = slice(start, start + CHUNK)
+            outputs, tangent = prediction.outputs[part], prediction.tangent[part]
+            self._check(inputs[part], prediction.rows[part], outputs, tangent, reason[part])
+
+    def _check(self, inputs: F64, rows: I64, outputs: F64, tangent: F64, reason: U8) -> None:
         if not np.isfinite(outputs.sum() + tangent.sum()):
             finite = np.isfinite(outputs).all(axis=1) & np.isfinite(tangent).all(axis=(1, 2))
             refuse(reason, np.asarray(~finite), Reason.NOT_FINITE)
         if self._bounded and self._phase is not None:
-            self._check_energy(inputs, prediction, reason)
+            self._check_energy(inputs, rows, outputs, reason)
         if self._square:
-            block = tangent if self._driving == slice(0, tangent.shape[2]) else tangent[:, :, self._driving]
-            definite = positive_definite(block)
+            definite = positive_definite(tangent[:, :, self._driving])
             if not definite.all():
                 refuse(reason, ~definite, Reason.NOT_POSITIVE_DEFINITE)
 
-    def _check_energy(self, inputs: F64, prediction: Prediction, reason: U8) -> None:
+    def _check_energy(self, inputs: F64, rows: I64, outputs: F64, reason: U8) -> None:
         problem: Any = self._problem
-        outputs, rows = prediction.outputs, prediction.rows
         lower, upper = problem.bounds(inputs, self._phase[rows])
         energy = problem.effective_energy(inputs, outputs)
         driving = inputs[:, self._driving]
