@@ -61,13 +61,6 @@ def connect(config: str | Path, comm: Any = None, points: Points | None = None) 
 
 
 def settings_of(config: str | Path) -> dict[str, Any]:
-    """The free values of the configuration (`neuroscale.settings`), for the macro solver's own use."""
-    from neuroscale_couple.config.load import load
-
-    return dict(load(Path(config), run_options.overrides).config.neuroscale.settings)
-
-
-def settings_of(config: str | Path) -> dict[str, Any]:
     """The free `neuroscale.settings` of a configuration, for the macro solver's script. Raises: ConfigError."""
     from neuroscale_couple.config.load import load
 
