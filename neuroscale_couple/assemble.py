@@ -128,6 +128,8 @@ def build(loaded: Loaded, points: Points, comm: Any) -> Loop:
     points = _with_microstructures(loaded, problem, points)
     parts = _parts(loaded, problem, points, folder, comm)
     if not run_options.resume or parts.checkpoint is None:
+        if parts.checkpoint is not None:
+            parts.checkpoint.clear()
         return Loop(parts, points, comm)
     stored = parts.checkpoint.load()
     if stored is None:

@@ -126,6 +126,13 @@ class Checkpoint:
         self._complete: list[dict[str, Any]] = []  # entries of the manifest, newest first
         self._said = False
 
+    def clear(self) -> None:
+        """Forget what an earlier run left: a new run starts. Collective: yes."""
+        if self._rank == 0:
+            (self._folder / "manifest.json").unlink(missing_ok=True)
+        self._complete = []
+        parallel.barrier(self._comm)
+
     def save(self, window: int, parts: Parts, meta: Mapping[str, Any]) -> bool:
         """Keep this rank's arrays (part -> name -> array) and JSON-able `meta` (rank 0's) after a window.
 

@@ -67,6 +67,15 @@ def test_saving_goes_on_after_a_resume(tmp_path: Path) -> None:
     assert names == [4, 3]
 
 
+def test_a_new_run_does_not_see_the_checkpoints_of_an_earlier_one(tmp_path: Path) -> None:
+    Checkpoint(tmp_path).save(5, parts(5), {})
+    fresh = Checkpoint(tmp_path)
+    fresh.clear()
+    assert Checkpoint(tmp_path).load() is None  # killed in its first window, it has nothing to go on from
+    fresh.save(1, parts(1), {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["manifest.json", "window_000001"]
+
+
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "missing", "foreign"])
 def test_a_damaged_window_is_passed_over_with_a_warning(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
