@@ -125,15 +125,15 @@ def test_a_full_disk_stops_learning_once_and_the_run_goes_on(
 def test_a_file_size_limit_of_the_system_stops_learning_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A real refused write: the kernel allows files of 4 kB only."""
     made = learner(tmp_path)
+    caplog.set_level(logging.WARNING)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-        with caplog.at_level(logging.WARNING):
-            for window in range(3):
-                for _ in range(10):
-                    made.observe(window, np.zeros((N, 3)), answer(np.arange(N)))
-                assert made.propose(window, None) is None
+        for window in range(3):
+            for _ in range(10):
+                made.observe(window, np.zeros((N, 3)), answer(np.arange(N)))
+            assert made.propose(window, None) is None
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
