@@ -26,7 +26,9 @@ def settings(name: str, grid: int = 16, structures: int = 24) -> schema.Neurosca
         problem=schema.Problem(name=name, grid=grid),
         microstructure=schema.Microstructure(size=(0.2, 0.4)),
         model="model.pt",
-        training=schema.Training(structures=structures, loads=4, load_range=RANGES[name], epochs=150, members=2, width=8),
+        training=schema.Training(
+            structures=structures, loads=4, load_range=RANGES[name], epochs=150, members=2, width=8
+        ),
     )
 
 

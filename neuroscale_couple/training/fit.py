@@ -11,7 +11,7 @@ import numpy as np
 
 from neuroscale_couple.config import schema
 from neuroscale_couple.errors import ConfigError
-from neuroscale_couple.operator.export import to_torchscript
+from neuroscale_couple.operator.export import archive, to_torchscript
 from neuroscale_couple.operator.neuroscale import NeuroScale, Sizes
 from neuroscale_couple.physics import make_problem
 from neuroscale_couple.physics.base import CellProblem, MicroProblem
@@ -64,6 +64,7 @@ def fit(
     training, held = split(data, settings)
     ranges = ranges_of(problem, settings, training, offline=seconds is None and max_steps is None)
     model, sizes, parent = _model(problem, settings, ranges, start)
+    scripted = to_torchscript(model)
     rng = np.random.default_rng(settings.seed)
     structures = np.unique(training.structure)
     plan = _plan(settings, len(structures), seconds, max_steps, start is not None)
@@ -83,7 +84,7 @@ def fit(
     train_fine_head(model, training, Budget(plan.fine_steps, plan.fine_seconds), settings.seed)
     evidence = calibrate(model, held, problem.output_floor(), plan.fine_pairs, rng)
     card = make_card(problem, training, (both.inputs, ranges), evidence, parent)
-    artifact.write(out, to_torchscript(model, {artifact.CARD: card.model_dump_json()}))
+    artifact.write(out, archive(scripted, {artifact.CARD: card.model_dump_json()}))
     save_weights(model, sizes, out.with_suffix(".safetensors"))
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
