@@ -44,7 +44,9 @@ class Budget:
 
     def fraction(self, step: int) -> float:
         """Share of the budget that is used, 0 .. 1."""
-        used = step / max(self.steps, 1)
+        if step >= self.steps or (self.seconds is not None and self.seconds <= 0.0):
+            return 1.0
+        used = step / self.steps
         if self.seconds is not None:
             used = max(used, (time.perf_counter() - self.start) / self.seconds)
         return min(used, 1.0)
