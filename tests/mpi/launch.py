@@ -59,10 +59,13 @@ def mpirun() -> str:
     """The launcher whose processes see each other: the virtual environment's first, then PATH."""
     beside = Path(sys.executable).parent
     found = [str(beside / "mpirun"), shutil.which("mpirun"), shutil.which("mpiexec")]
+    said = ""
     for launcher in [path for path in found if path and Path(path).exists()]:
-        if "ranks seen: 2" in _run([launcher, "-n", "2", sys.executable, "-c", SEEN], 60).output:
+        probe = _run([launcher, "-n", "2", sys.executable, "-c", SEEN], 60)
+        if "ranks seen: 2" in probe.output:
             return launcher
-    raise AssertionError("no mpirun starts two processes that mpi4py sees as one job; install mpich beside mpi4py")
+        said += f"\n{launcher}: exit status {probe.code} after {probe.seconds:.1f} s\n{probe.output}"
+    raise AssertionError(f"no mpirun starts two processes that mpi4py sees as one job; install mpich beside it{said}")
 
 
 def launch(*programs: tuple[int, str, Any], timeout: float = 60.0) -> Job:
