@@ -124,26 +124,30 @@ def fallback_map(run: Run) -> Figure | None:
     columns = min(4, len(chosen))
     rows = -(-len(chosen) // columns)
     figure, axes = _figure(2.6 * columns + 0.4, 2.6 * rows + 0.5, columns, rows, sharex=True, sharey=True)
-    used: set[int] = set()
+    used: set[str] = set()
     for ax, (window, _, path) in zip(axes.flat, chosen, strict=False):
-        coordinates, values = read_points(path)
-        source = np.asarray(values["source"]).ravel().astype(int)
-        used |= set(source.tolist())
-        size = float(np.clip(4000 / len(source), 0.5, 12))
-        for kind in Source:
-            rows_of = source == kind
-            big = 1.6 if kind is Source.FINE else 1.0
-            x, y = coordinates[rows_of, 0], coordinates[rows_of, 1]
-            ax.scatter(x, y, s=size * big, c=COLOURS[kind.name.lower()], linewidths=0, zorder=int(kind))
-        fallback = 100 * np.mean(source == Source.FINE)
-        ax.set_title(f"window {window + 1}: {fallback:.1f} % fine", fontsize=8)
-        ax.set_aspect("equal")
+        used |= _draw_map(ax, window, path)
     for ax in list(axes.flat)[len(chosen) :]:
         ax.set_visible(False)
-    _source_legend(figure, [SOURCES[i] for i in sorted(used)])
+    _source_legend(figure, [name for name in SOURCES if name in used])
     figure.supxlabel("x [m]", fontsize=9)
     figure.supylabel("y [m]", fontsize=9)
     return figure
+
+
+def _draw_map(ax: Axes, window: int, path: Path) -> set[str]:
+    """The points of a window, coloured by who answered; returns the names of those who did."""
+    coordinates, values = read_points(path)
+    source = np.asarray(values["source"]).ravel().astype(int)
+    size = float(np.clip(4000 / len(source), 0.5, 12))
+    for kind in Source:
+        rows = source == kind
+        x, y = coordinates[rows, 0], coordinates[rows, 1]
+        big = 1.6 if kind is Source.FINE else 1.0
+        ax.scatter(x, y, s=size * big, c=COLOURS[kind.name.lower()], linewidths=0, zorder=int(kind))
+    ax.set_title(f"window {window + 1}: {100 * np.mean(source == Source.FINE):.1f} % fine", fontsize=8)
+    ax.set_aspect("equal")
+    return {SOURCES[kind] for kind in set(source.tolist())}
 
 
 def _source_legend(figure: Figure, names: Sequence[str]) -> None:
@@ -195,31 +199,38 @@ def audit_errors(run: Run) -> Figure | None:
     audits = run.audits
     if not len(audits.get("error", [])):
         return None
-    tolerance = 100 * run.summary["tolerance"]
     figure, axes = _figure(9.6, 3.4, 2, width_ratios=(2, 1))
     left, right = axes.flat
+    ends = _draw_audits(left, run, audits)
+    for name in SOURCES:
+        rows = audits["source"] == name
+        estimate, error = 100 * audits["estimate"][rows], 100 * audits["error"][rows]
+        right.scatter(estimate, error, s=9, color=COLOURS[name], alpha=0.7, linewidths=0)
+    right.plot(ends, ends, color="black", linewidth=0.8)
+    right.axhline(100 * run.summary["tolerance"], color="black", linewidth=1, linestyle="--")
+    right.set(xscale="log", yscale="log", ylim=ends, xlabel="estimated error [%]", ylabel="true relative error [%]")
+    _plain_numbers(right.xaxis, right.yaxis)
+    right.set_title("below the line: the estimate held", fontsize=9)
+    left.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=4)
+    return figure
+
+
+def _draw_audits(ax: Axes, run: Run, audits: Mapping[str, Any]) -> tuple[float, float]:
+    """Errors of the audits by window; returns the ends of the error axis, %."""
+    tolerance = 100 * run.summary["tolerance"]
     spread = np.random.default_rng(0).uniform(-0.3, 0.3, len(audits["error"]))
     for name in SOURCES:
         rows = audits["source"] == name
         if rows.any():
             x, y = audits["window"][rows] + 1 + spread[rows], 100 * audits["error"][rows]
-            left.scatter(x, y, s=9, color=COLOURS[name], alpha=0.7, linewidths=0, label=NAMES[name])
-            right.scatter(100 * audits["estimate"][rows], y, s=9, color=COLOURS[name], alpha=0.7, linewidths=0)
-    left.axhline(tolerance, color="black", linewidth=1, linestyle="--", label=f"tolerance {tolerance:g} %")
+            ax.scatter(x, y, s=9, color=COLOURS[name], alpha=0.7, linewidths=0, label=NAMES[name])
+    ax.axhline(tolerance, color="black", linewidth=1, linestyle="--", label=f"tolerance {tolerance:g} %")
     low = max(1e-3, 0.5 * float(100 * audits["error"].min()))
     high = 2 * max(tolerance, float(100 * audits["error"].max()))
-    left.set(yscale="log", ylim=(low, high), xlabel="window", ylabel="true relative error [%]")
-    ends = np.array([low, high])
-    right.plot(ends, ends, color="black", linewidth=0.8)
-    right.axhline(tolerance, color="black", linewidth=1, linestyle="--")
-    right.set(
-        xscale="log", yscale="log", ylim=(low, high), xlabel="estimated error [%]", ylabel="true relative error [%]"
-    )
-    _plain_numbers(left.yaxis, right.xaxis, right.yaxis)
-    right.set_title("below the line: the estimate held", fontsize=9)
-    left.set_title(f"{len(spread)} audits", fontsize=9)
-    left.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=4)
-    return figure
+    ax.set(yscale="log", ylim=(low, high), xlabel="window", ylabel="true relative error [%]")
+    _plain_numbers(ax.yaxis)
+    ax.set_title(f"{len(spread)} audits", fontsize=9)
+    return low, high
 
 
 def parity(run: Run) -> Figure | None:
@@ -245,11 +256,16 @@ def parity(run: Run) -> Figure | None:
 
 def timing(run: Run) -> Figure | None:
     """Where the wall time went, against the fine-only run."""
+    figure, axes = _figure(9.6, 2.2 if run.summary["speedup"] is not None else 1.7)
+    _draw_timing(axes.flat[0], run)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    return figure
+
+
+def _draw_timing(ax: Axes, run: Run) -> None:
     bars = [("this run", run.folder, run.summary["wall_s"]["total"])]
     if run.reference is not None and run.summary["fine_only_wall_s"] is not None:
         bars.append(("fine-only", run.reference, run.summary["fine_only_wall_s"]))
-    figure, axes = _figure(9.6, 1.1 + 0.55 * len(bars))
-    ax = axes.flat[0]
     for row, (_, folder, wall) in enumerate(bars):
         ledger = read_table(folder / "ledger.csv")
         seconds = {s: float(np.sum(ledger.get(f"seconds_{s}", [0.0]))) for s in STAGE_COLOURS if " " not in s}
@@ -261,11 +277,33 @@ def timing(run: Run) -> Figure | None:
         ax.text(left, row, f"  {wall:.2f} s", va="center", fontsize=9)
     ax.set_yticks(range(len(bars)), [bar[0] for bar in bars], fontsize=9)
     ax.invert_yaxis()
-    ax.margins(x=0.12)
+    ax.margins(x=0.16)
     ax.set_xlabel("wall time [s]", fontsize=9)
     if run.summary["speedup"] is not None:
         ax.set_title(f"{run.summary['speedup']:.1f} times as fast as fine-only", fontsize=10)
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+
+
+def overview(run: Run) -> Figure | None:
+    """One picture for a page: where the points fell back, the audited error, the wall time."""
+    found, audits = windows_of(run.folder / "fields", "points"), run.audits
+    if not found or not len(audits.get("error", [])):
+        return None
+    figure, axes = _figure(11.0, 3.5, 3, width_ratios=(1, 1.1, 1.25))
+    where, errors, seconds = axes.flat
+    used = _draw_map(where, found[-1][0], found[-1][2])
+    where.set(xlabel="x [m]", ylabel="y [m]")
+    _draw_audits(errors, run, audits)
+    _draw_timing(seconds, run)
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    dots: list[Any] = [
+        Line2D([], [], marker="o", linestyle="", color=COLOURS[n], label=NAMES[n]) for n in SOURCES if n in used
+    ]
+    tolerance = f"tolerance {100 * run.summary['tolerance']:g} %"
+    line = [Line2D([], [], color="black", linestyle="--", linewidth=1, label=tolerance)]
+    stages = [Patch(color=colour, label=stage) for stage, colour in STAGE_COLOURS.items()]
+    figure.legend(handles=[*dots, *line, *stages], loc="outside lower center", ncols=6, fontsize=8, frameon=False)
     return figure
 
 

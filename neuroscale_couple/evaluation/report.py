@@ -67,6 +67,9 @@ def write_report(
         png = _png(figure)
         (target / "pictures" / f"{name}.png").write_bytes(png)
         drawn.append({"title": title, "caption": caption, "png": base64.b64encode(png).decode()})
+    (target / "pictures" / "overview.png").unlink(missing_ok=True)
+    if (whole := figures.overview(run)) is not None:
+        (target / "pictures" / "overview.png").write_bytes(_png(whole))
     model, metrics = model_metrics(loaded)
     here = jinja2.FileSystemLoader(Path(__file__).parent)
     template = jinja2.Environment(loader=here, autoescape=True).get_template("report.html.jinja")

@@ -68,7 +68,7 @@ def test_results_are_all_there(compared: Path) -> None:
     for series in ("run/fields/points", "run/macro/plate", "fine_only/macro/plate"):
         assert len(list(compared.glob(f"{series}_*.vtu"))) == 3
         assert (compared / f"{series}.pvd").is_file()
-    assert len(list((compared / "pictures").glob("*.png"))) == 7
+    assert len(list((compared / "pictures").glob("*.png"))) == 8
     assert sum(read_table(compared / "fine_only" / "ledger.csv")["refused_gate_closed"]) > 0
 
 

@@ -130,7 +130,7 @@ def test_report_holds_pictures_numbers_and_configuration(results: Path, loaded: 
     path = write_report(results, results / "run", results / "fine_only", summary_of(results), loaded)
     html = path.read_text()
     pictures = {"macro_field", "fallback_map", "shares", "audit_errors", "parity", "response", "timing"}
-    assert {p.stem for p in (results / "pictures").glob("*.png")} == pictures
+    assert {p.stem for p in (results / "pictures").glob("*.png")} == {*pictures, "overview"}
     assert html.count("data:image/png;base64,") == len(pictures)
     assert not re.search(r"(?:src|href)=\"(?!data:)", html)  # needs nothing beside it
     assert "The surrogate answered 90.0 % of 200 questions, 15.0 times as fast as the fine solver alone" in html

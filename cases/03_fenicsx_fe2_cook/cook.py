@@ -1,0 +1,156 @@
+"""FE2 of Cook's membrane in dolfinx: plane strain, a composite cell at every Gauss point, load in equal steps.
+
+    find u:  int strain(v) : stress(strain(u)) dV = int_right traction . v ds  for all v that vanish on the left edge
+
+    python cook.py neuroscale.yaml                      one process
+    mpirun -n 2 python cook.py neuroscale.yaml          the same answer on two ranks
+
+The lines that couple the solver are marked; all others are what such a solver does anyway.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from neuroscale_couple import Source, settings_of  # coupling
+from neuroscale_fenicsx import start  # coupling
+
+comm = start()  # coupling: before dolfinx is imported
+
+import meshio  # noqa: E402
+import numpy as np  # noqa: E402
+import ufl  # noqa: E402
+from dolfinx import fem, mesh  # noqa: E402
+
+from neuroscale_couple.evaluation.fields import Series  # noqa: E402
+from neuroscale_fenicsx import ExternalOperator, Gathered, Newton, compat  # noqa: E402  coupling
+from neuroscale_fenicsx.operator import cell_means  # noqa: E402
+
+WIDTH, LEFT, LOW, HIGH = 0.048, 0.044, 0.044, 0.060  # m: width, height on the left, right edge from LOW to HIGH
+
+
+def membrane(cells: list[int]) -> Any:
+    """Structured mesh of quadrilaterals between (0, 0), (WIDTH, LOW), (WIDTH, HIGH), (0, LEFT)."""
+    corners = [np.zeros(2), np.ones(2)]
+    domain = mesh.create_rectangle(comm, corners, cells, mesh.CellType.quadrilateral)
+    s, r = domain.geometry.x[:, 0].copy(), domain.geometry.x[:, 1].copy()
+    domain.geometry.x[:, 0] = WIDTH * s
+    domain.geometry.x[:, 1] = LOW * s * (1 - r) + (LEFT + (HIGH - LEFT) * s) * r
+    return domain
+
+
+def strain(u: Any) -> Any:
+    """Components xx, yy and gamma_xy."""
+    return ufl.as_vector([u[0].dx(0), u[1].dx(1), u[0].dx(1) + u[1].dx(0)])
+
+
+class Membrane:
+    """The discrete membrane: quadratic displacements, 2x2 Gauss points, stresses in MPa, forces in MN per m."""
+
+    def __init__(self, config: Path, settings: dict[str, Any]) -> None:
+        domain = membrane(list(settings["cells"]))
+        space = compat.function_space(domain, "Lagrange", 2, (2,))
+        self.u = u = fem.Function(space)
+        v = ufl.TestFunction(space)
+        self.clamped = self._clamp(space)
+        self.law = ExternalOperator(config, comm, domain, {"strain": strain(u)}, degree=3)  # coupling
+        self.traction = fem.Constant(domain, np.zeros(2))
+        edge = mesh.locate_entities_boundary(domain, 1, lambda x: np.isclose(x[0], WIDTH))
+        tags = mesh.meshtags(domain, 1, np.sort(edge), np.full(len(edge), 1, dtype=np.int32))
+        ds = ufl.Measure("ds", domain=domain, subdomain_data=tags)
+        inner = ufl.inner(self.law["stress"], strain(v)) * self.law.dx  # coupling
+        residual = inner - ufl.inner(self.traction, v) * ds(1)
+        control = {"tolerance": settings["newton_tolerance"], "max_iterations": settings["max_iterations"]}
+        self.newton = Newton(self.law, residual, u, [self.clamped], **control)  # coupling
+        self.fields = Gathered(domain, comm)
+
+    def _clamp(self, space: Any) -> Any:
+        dofs = fem.locate_dofs_geometrical(space, lambda x: np.isclose(x[0], 0.0))
+        return fem.dirichletbc(np.zeros(2), dofs, space)
+
+    def reaction(self) -> np.ndarray:
+        """Force on the clamped edge, [x, y] MN per m thickness. Collective."""
+        dofs, own = self.clamped.dof_indices()
+        forces = self.newton.forces()
+        mine = [forces[dofs[:own][dofs[:own] % 2 == axis]].sum() for axis in (0, 1)]
+        return comm.allreduce(np.array(mine))
+
+
+class Records:
+    """What is kept of each load step for `macro.npz` on rank 0."""
+
+    def __init__(self) -> None:
+        self.displacement: list[np.ndarray] = []
+        self.reaction_force: list[np.ndarray] = []
+        self.newton_iterations: list[int] = []
+
+    def load(self, path: Path, steps: int) -> None:
+        """Read back the first steps of a file."""
+        with np.load(path) as stored:
+            for name in vars(self):
+                setattr(self, name, list(stored[name][:steps]))
+
+    def save(self, path: Path) -> None:
+        """Write arrays [step, ...] by name."""
+        np.savez(path, **{name: np.array(values) for name, values in vars(self).items()}, reaction_force_unit="MN/m")
+
+
+def extrapolate(past: list[np.ndarray]) -> np.ndarray:
+    """Guess for the next of equal load steps: the parabola (line) through the last three (two) solutions."""
+    if len(past) == 2:
+        return 2 * past[-1] - past[-2]
+    return 3 * past[-1] - 3 * past[-2] + past[-3]
+
+
+def main(config: Path) -> None:
+    """Shear the right edge upwards in equal load steps."""
+    settings = settings_of(config)
+    cook = Membrane(config, settings)
+    law, u = cook.law, cook.u
+    done, state = law.closure.resumed() or (0, {})  # coupling: after --resume, what was last given to commit
+    past = list(state.get("past", [np.zeros_like(u.x.array)]))
+    records = Records()
+    series = Series(law.folder / "macro", "membrane")
+    series.truncate(done)
+    if done and comm.rank == 0:
+        records.load(law.folder / "macro.npz", done)
+    for number in range(done, settings["steps"]):
+        time = (number + 1) / settings["steps"]
+        cook.traction.value = np.array([0.0, settings["load"] * time / (HIGH - LOW)])
+        u.x.array[:] = past[-1] if len(past) == 1 else extrapolate(past)
+        solved = cook.newton.solve(time, 1 / settings["steps"])
+        past = [*past[-2:], u.x.array.copy()]
+        records.reaction_force.append(cook.reaction())
+        records.newton_iterations.append(solved.iterations)
+        records.displacement.append(cook.fields.dofs_of(u))
+        write(cook, series, number, time)
+        if comm.rank == 0:
+            records.save(law.folder / "macro.npz")
+        law.commit({"past": np.array(past)})  # coupling: the step has converged
+    law.close()  # coupling
+
+
+def write(cook: Membrane, series: Series, number: int, time: float) -> None:
+    """VTU of the step: displacement, and each element's mean strain, stress, fallback share, estimated error."""
+    law, fields = cook.law, cook.fields
+    own = {
+        "stress": law.values["stress"],
+        "strain": law.inputs["strain"],
+        "fallback": (law.reply.source == Source.FINE).astype(np.float64),
+        "estimated_error": law.reply.error,
+    }
+    volumes = law.points.volumes
+    means = {name: fields.cells_of(cell_means(v, volumes, law.points_per_cell)) for name, v in own.items()}
+    nodes = fields.nodes_of(cook.u)
+    if comm.rank == 0:
+        moved = np.pad(nodes, ((0, 0), (0, 1)))
+        cell_data = {name: [values.squeeze()] for name, values in means.items()}
+        cells = [(fields.cell_type, fields.cells)]
+        point_data = {"displacement": moved}
+        series.write(number, time, meshio.Mesh(fields.points, cells, point_data=point_data, cell_data=cell_data))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
