@@ -95,7 +95,7 @@ class Linear(Surrogate):
         score = np.linspace(0.0, 2.0, 1000)
         table = Calibration(score=score.tolist(), error=(abs(bias) * score).tolist())
         self.card = Card(
-            problem={}, input_range=[(-1, 1)] * 3, output_floor=1.0, domain={},
+            problem={}, input_range=[(-10, 10)] * 3, output_floor=1.0, domain={},
             calibration={"surrogate_coarse": table} if calibrated else {}, metrics={}, versions={}, data_sha256="",
         )  # fmt: skip
 
@@ -132,6 +132,13 @@ def test_metrics_are_those_of_the_held_out_answers() -> None:
     assert found.p50 == pytest.approx(0.01) and found.p95 == pytest.approx(0.01)
     assert evaluate(Linear(0.01, calibrated=False), samples(), 1e-3, GATE)["surrogate_coarse"].accepted == 0.0
     assert evaluate(Linear(0.5), samples(), 1e-3, GATE)["surrogate_coarse"].accepted == 0.0
+
+
+def test_answers_outside_the_training_ranges_are_not_accepted() -> None:
+    surrogate, held = Linear(0.01), samples()
+    surrogate.card = surrogate.card.model_copy(update={"input_range": [(-10.0, 10.0), (-10.0, 3.0), (-10.0, 10.0)]})
+    found = evaluate(surrogate, held, 1e-3, GATE)["surrogate_coarse"]
+    assert found.accepted == pytest.approx(np.mean(held.inputs[:, 1] <= 3.0)) and 0.3 < found.accepted < 0.7
 
 
 def test_answers_that_are_not_numbers_count_as_infinitely_wrong() -> None:
