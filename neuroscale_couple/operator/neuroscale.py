@@ -11,7 +11,7 @@ from neuroscale_couple.operator.fine_head import FineHead
 from neuroscale_couple.operator.heads import CoarseHead, potential
 from neuroscale_couple.operator.levels import LippmannSchwinger, Pyramid
 from neuroscale_couple.operator.scale_attention import ScaleAttention
-from neuroscale_couple.operator.uncertainty import relative_spread
+from neuroscale_couple.operator.uncertainty import ErrorModel
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Sizes:
     latent: int = 8
     hidden: int = 64
     steps: int = 3
-    corrections: tuple[int, int] = (2, 2)
+    corrections: tuple[int, int] = (2, 3)
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class NeuroScale(nn.Module):
         k = len(physics.conditions)
         shape = (sizes.members, sizes.terms, c, k)
         self.fine_head = FineHead(physics.law, physics.green, media, sizes.width, *sizes.corrections)
+        self.error_model = ErrorModel()
         self.coarse_head = CoarseHead(shape, 2 * media, self.scalars + sizes.terms * sizes.latent, sizes.hidden)
         lower, inner = torch.tril_indices(c, c), torch.tril_indices(pairs, pairs)
         buffers = {
@@ -162,8 +163,15 @@ class NeuroScale(nn.Module):
         for i in range(condition.shape[1]):
             slope = self.coarse_head.condition_slope(base, code, condition, x, i).mean(dim=1)
             columns.append((torch.matmul(slope, self.to_grid) * (self.flux_scale / self.half_width[i]))[:, :, None])
-        score = relative_spread(torch.matmul(flux, self.to_grid) * self.flux_scale, self.floor)
+        score = self.error_model(flux, tangent, x, self.floor / self.flux_scale)
         return outputs, torch.cat(columns, dim=2), score
+
+    @torch.jit.export
+    def evidence(self, base: Tensor, code: Tensor, inputs: Tensor) -> Tensor:
+        """What the score of rung 1 is made of, [n, 6]; see `ErrorModel`."""
+        flux, tangent = self.members(base, code, inputs[:, None])
+        x, _ = self.normalise(inputs)
+        return self.error_model.evidence(flux[:, 0], tangent[:, 0], x, self.floor / self.flux_scale)
 
     @torch.jit.export
     def modes(self, phase: Tensor) -> Tensor:

@@ -39,6 +39,20 @@ def answers(model: NeuroScale, data: Dataset, rows: I64, fine: bool) -> tuple[F6
     return outputs[rows], score[rows]
 
 
+def fit_score(model: NeuroScale, held: Dataset, floor: float) -> None:
+    """Fit the error model of the coarse rung to errors on held-out micro structures."""
+    rows = np.arange(len(held), dtype=np.int64)
+    outputs, _ = answers(model, held, rows, False)
+    error = relative_error(outputs, held.outputs, floor)
+    phase, structure = torch.from_numpy(held.phase), torch.from_numpy(held.structure)
+    with torch.no_grad():
+        encoded = [model.encode(part.float()) for part in phase.split(CHUNK)]
+        base, code = (torch.cat(parts) for parts in zip(*encoded, strict=True))
+        evidence = model.evidence(base[structure], code[structure], torch.from_numpy(held.inputs).float())
+    good = torch.isfinite(evidence).all(dim=1) & torch.from_numpy(np.isfinite(error))
+    model.error_model.fit(evidence[good], torch.from_numpy(error)[good])
+
+
 def _coarse(
     model: NeuroScale, phase: torch.Tensor, at: torch.Tensor, x: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:

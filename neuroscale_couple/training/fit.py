@@ -18,7 +18,7 @@ from neuroscale_couple.physics.base import CellProblem, MicroProblem
 from neuroscale_couple.surrogate import artifact
 from neuroscale_couple.training.consistency import consistency_data
 from neuroscale_couple.training.dataset import Dataset, Progress, generate_data, load_ranges
-from neuroscale_couple.training.evidence import calibrate, make_card
+from neuroscale_couple.training.evidence import calibrate, fit_score, make_card
 from neuroscale_couple.training.model import load_weights, make_model, make_physics, save_weights, set_statistics
 from neuroscale_couple.training.trainer import BATCH, Budget, CoarseTrainer, Table, train_fine_head
 from neuroscale_couple.values import F64
@@ -82,7 +82,9 @@ def fit(
     tick = _ticker(progress)
     trainer.run(Budget(plan.steps, plan.seconds), tick)
     train_fine_head(model, training, Budget(plan.fine_steps, plan.fine_seconds), settings.seed)
-    evidence = calibrate(model, held, problem.output_floor(), plan.fine_pairs, rng)
+    scoring, calibration = halves(held)
+    fit_score(model, scoring, problem.output_floor())
+    evidence = calibrate(model, calibration, problem.output_floor(), plan.fine_pairs, rng)
     card = make_card(problem, training, (both.inputs, ranges), evidence, parent)
     artifact.write(out, archive(scripted, {artifact.CARD: card.model_dump_json()}))
     save_weights(model, sizes, out.with_suffix(".safetensors"))
@@ -112,6 +114,13 @@ def split(data: Dataset, settings: schema.Training) -> tuple[Dataset, Dataset]:
         )
     order = np.random.default_rng(settings.seed).permutation(structures)
     return data.take_structures(np.sort(order[held:])), data.take_structures(np.sort(order[:held]))
+
+
+def halves(held: Dataset) -> tuple[Dataset, Dataset]:
+    """Held-out structures for the score (a third) and for its calibration (the rest), at least one each."""
+    structures = np.arange(len(held.phase))
+    first = max(1, len(structures) // 3)
+    return held.take_structures(structures[:first]), held.take_structures(structures[first:])
 
 
 def ranges_of(problem: CellProblem, settings: schema.Training, data: Dataset, offline: bool) -> F64:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from neuroscale_couple.operator.levels import LippmannSchwinger, Pyramid
 from neuroscale_couple.operator.neuroscale import NeuroScale, Sizes
-from neuroscale_couple.operator.uncertainty import EnsembleLinear, relative_spread
+from neuroscale_couple.operator.uncertainty import EnsembleLinear, ErrorModel, relative_spread
 from neuroscale_couple.physics.microstructure import generate
 from neuroscale_couple.training.dataset import load_ranges
 from neuroscale_couple.training.model import make_model, make_physics
@@ -130,6 +130,21 @@ def test_members_are_independent() -> None:
     difference = (linear(moved) - linear(x)).detach().abs().amax(dim=(1, 2))
     assert float(difference[1]) > 0.0
     assert float(difference[0]) == float(difference[2]) == 0.0
+
+
+def test_score_is_the_spread_until_it_is_fitted_and_ranks_errors_after() -> None:
+    torch.manual_seed(6)
+    noise = torch.rand(400) * 0.1 + 1e-3
+    x = torch.randn(400, 3)
+    flux = x[:, None] * (1.0 + noise[:, None, None] * torch.randn(400, 4, 1))
+    tangent = torch.eye(3) * (1.0 + noise[:, None, None, None] * torch.randn(400, 4, 1, 1))
+    scores = ErrorModel()
+    torch.testing.assert_close(scores(flux, tangent, x, 1e-6), relative_spread(flux, 1e-6))
+    scores.fit(scores.evidence(flux, tangent, x, 1e-6), noise)
+    fitted = scores(flux, tangent, x, 1e-6)
+    rank = torch.stack([fitted.argsort().argsort(), noise.argsort().argsort()]).double()
+    assert float(torch.corrcoef(rank)[0, 1]) > 0.8
+    assert bool(torch.isnan(scores(flux * torch.nan, tangent, x, 1e-6)).all())
 
 
 def test_spread_is_relative_to_the_mean_but_not_below_the_floor() -> None:

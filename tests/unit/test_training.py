@@ -15,7 +15,7 @@ from neuroscale_couple.operator.neuroscale import Sizes
 from neuroscale_couple.surrogate import artifact, load
 from neuroscale_couple.training import fit, train_from_config
 from neuroscale_couple.training.dataset import Dataset, load_ranges
-from neuroscale_couple.training.fit import ranges_of, split
+from neuroscale_couple.training.fit import halves, ranges_of, split
 from neuroscale_couple.training.model import load_weights, make_model, make_physics, save_weights, set_statistics
 from neuroscale_couple.training.trainer import Budget, CoarseTrainer, Table
 from tests import small_models
@@ -59,7 +59,7 @@ def test_card_describes_the_training(tmp_path: Path) -> None:
     assert card.data_sha256 == used.sha256
     assert card.parent is None
     assert set(card.calibration) == {"surrogate_coarse", "surrogate_fine"}
-    assert len(card.calibration["surrogate_coarse"].score) == len(held)
+    assert len(card.calibration["surrogate_coarse"].score) == len(halves(held)[1])
     whiten = np.asarray(card.domain["inputs_cov_inv"])
     offset = used.inputs - np.asarray(card.domain["inputs_mean"])
     assert np.sqrt(np.einsum("ni,ij,nj->n", offset, whiten, offset)).max() <= card.domain["inputs_max_distance"]
