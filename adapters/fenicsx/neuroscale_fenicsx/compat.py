@@ -14,6 +14,7 @@ import dolfinx.fem.petsc
 import numpy as np
 import ufl
 from dolfinx import fem
+from petsc4py import PETSc
 
 VERSION = tuple(int(part) for part in dolfinx.__version__.split(".")[:2])
 NEW = VERSION >= (0, 8)
@@ -83,17 +84,22 @@ def vector(function: Any) -> Any:
     return function.x.petsc_vec if hasattr(function.x, "petsc_vec") else function.vector
 
 
-def assemble_residual(b: Any, residual: Any, jacobian: Any, bcs: Sequence[Any], x: Any) -> None:
-    """b = residual, with x - prescribed value in prescribed rows and the lifting of it in the others."""
-    from petsc4py import PETSc
-
-    petsc = dolfinx.fem.petsc
+def assemble_forces(b: Any, residual: Any) -> None:
+    """b = residual as it stands, reactions in prescribed rows included."""
     with b.localForm() as local:
         local.set(0.0)
-    petsc.assemble_vector(b, residual)
-    petsc.apply_lifting(b, [jacobian], [bcs], [x], -1.0)
+    dolfinx.fem.petsc.assemble_vector(b, residual)
     b.ghostUpdate(addv=PETSc.InsertMode.ADD, mode=PETSc.ScatterMode.REVERSE)
-    petsc.set_bc(b, bcs, x, -1.0)
+
+
+def prescribe(b: Any, work: Any, jacobian: Any, bcs: Sequence[Any], x: Any) -> None:
+    """Add the lifting of prescribed values to b, and put x - prescribed value into their rows. work: like b"""
+    with work.localForm() as local:
+        local.set(0.0)
+    dolfinx.fem.petsc.apply_lifting(work, [jacobian], [bcs], [x], -1.0)
+    work.ghostUpdate(addv=PETSc.InsertMode.ADD, mode=PETSc.ScatterMode.REVERSE)
+    b.axpy(1.0, work)
+    dolfinx.fem.petsc.set_bc(b, bcs, x, -1.0)
 
 
 def assemble_jacobian(A: Any, jacobian: Any, bcs: Sequence[Any]) -> None:
@@ -106,16 +112,6 @@ def assemble_jacobian(A: Any, jacobian: Any, bcs: Sequence[Any]) -> None:
 def create_matrix(jacobian: Any) -> Any:
     """An empty matrix for a compiled bilinear form."""
     return dolfinx.fem.petsc.create_matrix(jacobian)
-
-
-def assemble_forces(b: Any, residual: Any) -> None:
-    """b = residual as it stands, reactions in prescribed rows included."""
-    from petsc4py import PETSc
-
-    with b.localForm() as local:
-        local.set(0.0)
-    dolfinx.fem.petsc.assemble_vector(b, residual)
-    b.ghostUpdate(addv=PETSc.InsertMode.ADD, mode=PETSc.ScatterMode.REVERSE)
 
 
 def cell_dofs(space: Any, cells: int) -> np.ndarray:

@@ -30,8 +30,8 @@ class Solved:
 class Newton:
     """Full Newton steps with the operator's tangent; one evaluation of the micro problems per iteration.
 
-    The residual is measured on free dofs; it must fall below `tolerance` times the largest first residual of any
-    solve so far, so that a step that starts at its solution is not asked for more digits than there are.
+    The residual on free dofs must fall below `tolerance` times the forces in prescribed dofs (the reactions); a
+    problem without such, or with small ones, takes the largest first residual of its solves so far.
     snes: the PETSc object; options with the prefix `macro_` apply to it (-macro_ksp_type cg ...)
     """
 
@@ -49,27 +49,23 @@ class Newton:
         self.tolerance, self._largest = tolerance, 0.0
         self._residual = fem.form(residual)
         self._jacobian = fem.form(operator.jacobian(residual, u))
-        self._force = compat.vector(fem.Function(u.function_space))
-        self._free = self._free_dofs()
+        self._forces = fem.Function(u.function_space)  # owns the memory of its vector
+        self._prescribed = self._prescribed_dofs()
+        self._reaction = 0.0
         self._time = (0.0, 1.0)
         self._history: list[float] = []
         self.snes = self._make_snes(max_iterations)
 
-    def _free_dofs(self) -> np.ndarray:
-        """Owned dofs that no boundary condition prescribes."""
-        space = self.u.function_space
-        owned = space.dofmap.index_map.size_local * space.dofmap.index_map_bs
-        free = np.ones(owned, dtype=bool)
-        for bc in self.bcs:
-            dofs, own = bc.dof_indices()
-            free[dofs[:own]] = False
-        return np.flatnonzero(free)
+    def _prescribed_dofs(self) -> np.ndarray:
+        """Owned dofs that boundary conditions prescribe."""
+        found = [bc.dof_indices() for bc in self.bcs]
+        return np.unique(np.concatenate([np.zeros(0, dtype=np.int32), *(dofs[:own] for dofs, own in found)]))
 
     def _make_snes(self, max_iterations: int) -> Any:
         x = compat.vector(self.u)
         snes = PETSc.SNES().create(x.comm)
         snes.setOptionsPrefix("macro_")
-        snes.setFunction(self._assemble_residual, self._force.copy())
+        snes.setFunction(self._assemble_residual, compat.vector(self._forces).copy())
         matrix = compat.create_matrix(self._jacobian)
         snes.setJacobian(self._assemble_jacobian, matrix)
         snes.setType("newtonls")
@@ -112,8 +108,9 @@ class Newton:
 
         Returns float64 [owned dof]. Collective: yes
         """
-        compat.assemble_forces(self._force, self._residual)
-        return np.array(self._force.array_r)
+        force = compat.vector(self._forces)
+        compat.assemble_forces(force, self._residual)
+        return np.array(force.array_r)
 
     def _take(self, x: Any) -> None:
         """Make x the unknown, ghosts included."""
@@ -125,24 +122,34 @@ class Newton:
     def _assemble_residual(self, snes: Any, x: Any, b: Any) -> None:
         self._take(x)
         self.operator.evaluate(*self._time)
-        compat.assemble_residual(b, self._residual, self._jacobian, self.bcs, compat.vector(self.u))
+        compat.assemble_forces(b, self._residual)
+        self._reaction, _ = self._sizes(b)
+        compat.prescribe(b, compat.vector(self._forces), self._jacobian, self.bcs, compat.vector(self.u))
 
     def _assemble_jacobian(self, snes: Any, x: Any, A: Any, P: Any) -> None:
         compat.assemble_jacobian(P, self._jacobian, self.bcs)
 
+    def _sizes(self, b: Any) -> tuple[float, float]:
+        """Norms of a vector over prescribed and free dofs of all ranks."""
+        squares = np.asarray(b.array_r) ** 2
+        prescribed = squares[self._prescribed].sum()
+        squares[self._prescribed] = 0.0
+        both = np.sqrt(b.comm.tompi4py().allreduce(np.array([prescribed, squares.sum()])))
+        return float(both[0]), float(both[1])
+
     def _converged(self, snes: Any, iteration: int, norms: Any) -> Any:
-        b, _ = snes.getFunction()
-        values = b.array_r
-        own = np.array([values[self._free] @ values[self._free], values @ values])
-        free, every = np.sqrt(snes.comm.tompi4py().allreduce(own))
-        self._history.append(float(free))
+        off, residual = self._sizes(snes.getFunction()[0])
+        self._history.append(residual)
         if iteration == 0:
-            self._largest = max(self._largest, self._history[0])
-        prescribed = np.sqrt(max(every**2 - free**2, 0.0)) <= 1e-10 * max(1.0, every)
-        if not np.isfinite(every):
+            self._largest = max(self._largest, residual)
+        if not np.isfinite(residual + off):
             return PETSc.SNES.ConvergedReason.DIVERGED_FNORM_NAN
-        if prescribed and free <= self.tolerance * self._largest:
+        fits = off <= 1e-10 * max(1.0, self._size_of_unknown())
+        if fits and residual <= self.tolerance * max(self._reaction, self._largest):
             return PETSc.SNES.ConvergedReason.CONVERGED_FNORM_RELATIVE
         if iteration >= snes.max_it:
             return PETSc.SNES.ConvergedReason.DIVERGED_MAX_IT
         return PETSc.SNES.ConvergedReason.ITERATING
+
+    def _size_of_unknown(self) -> float:
+        return float(compat.vector(self.u).norm())
