@@ -16,7 +16,7 @@ from neuroscale_couple.errors import ConfigError
 from neuroscale_couple.fine.base import FineSolver
 from neuroscale_couple.fine.newton_cg import NewtonCG
 from neuroscale_couple.fine.warm_start import WarmStart
-from neuroscale_couple.fine.workers import Workers
+from neuroscale_couple.workers import Workers
 from neuroscale_couple.physics.base import CellProblem, MicroProblem, macro_to_grid, mean_flux_to_macro
 from neuroscale_couple.values import F64, I64, FineAnswer, Points
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from neuroscale_couple.reasons import Source
 from neuroscale_couple.surrogate import artifact
 from neuroscale_couple.surrogate.base import Surrogate
 from neuroscale_couple.values import F64, I64, Points, Prediction
+from neuroscale_couple.workers import Workers
 
 COARSE_CHUNK = 512
 """Points per call on the coarse rung: what fits the processor's cache."""
@@ -52,7 +55,8 @@ class TorchScriptSurrogate(Surrogate):
         self._chunk = max(1, CHUNK_PIXELS // pixels) if self.device.type == "cpu" else 1024
         self._parameters: tuple[Tensor, Tensor] | None = None
         self._phase = torch.zeros((0, *problem.grid), dtype=torch.uint8, device=self.device)
-        self._modes = ModesCache(MODES_MB)
+        self._modes = ModesCache(0, MODES_MB)
+        self._workers = Workers()
 
     @property
     def rungs(self) -> tuple[Source, ...]:
@@ -67,14 +71,17 @@ class TorchScriptSurrogate(Surrogate):
         self.problem.check_parameters(dict(points.parameters))
         phase = np.ascontiguousarray(points.parameters["phase"], dtype=np.uint8)
         self._phase = torch.from_numpy(phase).to(self.device)
-        self._modes = ModesCache(MODES_MB)
+        self._modes = ModesCache(len(points), MODES_MB)
         with torch.inference_mode():
-            none = torch.zeros((1, *self.problem.grid), device=self.device)
-            encoded = [tuple(tensor[:0] for tensor in self.module.encode(none))]
-            if len(points):
-                encoded += [self.module.encode(part.to(torch.float32)) for part in self._phase.split(self._chunk)]
-            base, code = (torch.cat(parts) for parts in zip(*encoded, strict=True))
-            self._parameters = (base, code)
+            one = self.module.encode(torch.zeros((1, *self.problem.grid), device=self.device))
+            base, code = (tensor.new_empty((len(points), *tensor.shape[1:])) for tensor in one)
+
+        def encode(part: slice) -> None:
+            with torch.inference_mode():
+                base[part], code[part] = self.module.encode(self._phase[part].to(torch.float32))
+
+        self._workers.run(encode, _parts(len(points), self._chunk))
+        self._parameters = (base, code)
 
     def predict(self, rung: Source, rows: I64, inputs: F64) -> Prediction:
         """Answer the points `rows` on one rung; NaN in, NaN out."""
@@ -82,14 +89,16 @@ class TorchScriptSurrogate(Surrogate):
         d, k = self.problem.outputs.size, self.problem.inputs.size
         outputs, tangent, score = np.empty((len(rows), d)), np.empty((len(rows), d, k)), np.empty(len(rows))
         size = COARSE_CHUNK if rung is Source.SURROGATE_COARSE else self._chunk
-        with torch.inference_mode():
-            index = torch.from_numpy(rows).to(self.device)
-            given = torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32)).to(self.device)
-            for start in range(0, len(rows), size):
-                part = slice(start, start + size)
-                answer = self._coarse if rung is Source.SURROGATE_COARSE else self._fine
+        answer = self._coarse if rung is Source.SURROGATE_COARSE else self._fine
+        index = torch.from_numpy(rows).to(self.device)
+        given = torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32)).to(self.device)
+
+        def work(part: slice) -> None:
+            with torch.inference_mode():
                 for target, value in zip((outputs, tangent, score), answer(index[part], given[part]), strict=True):
                     target[part] = value.cpu().numpy()
+
+        self._workers.run(work, _parts(len(rows), size))
         drive = self.problem.driving
         block = tangent[:, :, drive]
         tangent[:, :, drive] = 0.5 * (block + np.swapaxes(block, 1, 2))
@@ -134,33 +143,56 @@ class TorchScriptSurrogate(Surrogate):
             raise IndexError(f"surrogate: rows {rows.min()} .. {rows.max()} lie outside its {len(self._phase)} points")
 
 
-class ModesCache:
-    """Field modes of the points that were asked for, up to a limit of memory.
+def _parts(n: int, size: int) -> list[slice]:
+    """Parts of at most `size` rows."""
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
-    megabytes: of memory; points beyond it are computed on every call
+
+class ModesCache:
+    """Field modes of the points that were asked for, up to a limit of memory; several threads may ask.
+
+    points: number of points; megabytes: of memory, points beyond it are computed on every call
     """
 
-    def __init__(self, megabytes: float) -> None:
+    def __init__(self, points: int, megabytes: float) -> None:
         self._bytes = megabytes * 2**20
-        self._slot: dict[int, int] = {}
-        self._store: list[Tensor] = []
+        self._slot = torch.full((points,), -1, dtype=torch.int64)
+        self._used = 0
+        self._store: Tensor | None = None
+        self._lock = Lock()
 
-    def get(self, index: Tensor, compute: Any) -> Tensor:
-        """Modes of the points `index` [m]; compute(positions [k]) makes those that are missing."""
-        ids = index.tolist()
-        missing = [i for i, point in enumerate(ids) if point not in self._slot]
-        made = compute(torch.tensor(missing, device=index.device)) if missing else None
-        found: list[Tensor | None] = [None] * len(ids)
-        for row, i in enumerate(missing):
-            assert made is not None
-            found[i] = made[row]
-            self._keep(ids[i], made[row])
-        return torch.stack([self._store[self._slot[ids[i]]] if f is None else f for i, f in enumerate(found)])
+    def get(self, index: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """Modes of the points `index` int64 [m]; compute(positions [k]) makes those that are missing."""
+        slot = self._slot.to(index.device)[index]
+        missing = torch.nonzero(slot < 0)[:, 0]
+        if not len(missing):
+            assert self._store is not None
+            return self._store[slot]
+        made = compute(missing)
+        found = made
+        if len(missing) < len(index):
+            assert self._store is not None
+            found = made.new_empty((len(index), *made.shape[1:]))
+            known = torch.nonzero(slot >= 0)[:, 0]
+            found[known] = self._store[slot[known]]
+            found[missing] = made
+        with self._lock:
+            self._keep(index[missing], made)
+        return found
 
-    def _keep(self, point: int, modes: Tensor) -> None:
-        if point not in self._slot and (len(self._store) + 1) * modes.nbytes <= self._bytes:
-            self._slot[point] = len(self._store)
-            self._store.append(modes.clone())
+    def _keep(self, points: Tensor, made: Tensor) -> None:
+        room = int(self._bytes // max(made[:1].nbytes, 1))
+        count = min(len(points), room - self._used)
+        if count <= 0:
+            return
+        if self._store is None or self._used + count > len(self._store):
+            larger = made.new_empty((min(room, 2 * (self._used + count)), *made.shape[1:]))
+            if self._store is not None:
+                larger[: self._used] = self._store[: self._used]
+            self._store = larger
+        self._store[self._used : self._used + count] = made[:count]
+        self._slot[points[:count].to(self._slot.device)] = torch.arange(self._used, self._used + count)
+        self._used += count
 
 
 def choose_device(name: str) -> torch.device:

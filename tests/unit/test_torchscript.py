@@ -46,7 +46,7 @@ def test_modes_beyond_the_memory_are_computed_again() -> None:
         calls.append(len(positions))
         return positions[:, None].float().expand(-1, 2**18)  # one MB each
 
-    cache = ModesCache(3.0)
+    cache = ModesCache(5, 3.0)
     index = torch.arange(5)
     first = cache.get(index, compute)
     second = cache.get(index, lambda positions: compute(index[positions]))
@@ -56,11 +56,12 @@ def test_modes_beyond_the_memory_are_computed_again() -> None:
 
 
 def test_the_same_point_twice_in_one_call() -> None:
-    cache = ModesCache(1.0)
-    got = cache.get(torch.tensor([4, 4, 2]), lambda positions: positions[:, None].float())
-    torch.testing.assert_close(got[:, 0], torch.tensor([0.0, 1.0, 2.0]))
+    cache = ModesCache(5, 1.0)
+    index = torch.tensor([4, 4, 2])
+    got = cache.get(index, lambda positions: index[positions, None].float())
+    torch.testing.assert_close(got[:, 0], torch.tensor([4.0, 4.0, 2.0]))
     again = cache.get(torch.tensor([2, 4]), lambda positions: torch.full((len(positions), 1), -1.0))
-    torch.testing.assert_close(again[:, 0], torch.tensor([2.0, 0.0]))
+    torch.testing.assert_close(again[:, 0], torch.tensor([2.0, 4.0]))
 
 
 def test_attaching_again_forgets_the_old_points() -> None:
