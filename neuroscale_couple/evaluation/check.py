@@ -13,6 +13,7 @@ import numpy as np
 
 from neuroscale_couple.config.load import Loaded
 from neuroscale_couple.errors import NeuroscaleError
+from neuroscale_couple.evaluation import precice
 from neuroscale_couple.values import Points
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def check(loaded: Loaded, results: Path) -> Iterator[Finding]:
         return
     grid = getattr(problem, "grid", None)
     yield Finding(True, "micro problem", f"{problem.name}" + (f" on {grid[1]} x {grid[0]} pixels" if grid else ""))
+    if loaded.config.neuroscale.transport == "precice":
+        yield from (Finding(*found) for found in precice.findings(loaded, problem))
     yield _load_range(loaded, problem)
     points, finding = _micro_structures(loaded, problem)
     yield finding
@@ -65,6 +68,8 @@ def _problem(loaded: Loaded) -> MicroProblem:
 
 def _macro(loaded: Loaded) -> Finding:
     script = loaded.macro
+    if loaded.config.neuroscale.transport == "precice":
+        return Finding(True, "macro solver", "is started by itself; it meets us through preCICE")
     if script is None:
         return Finding(True, "macro solver", "no script named: your solver calls connect() itself, `run` is not used")
     if not script.is_file():

@@ -69,7 +69,7 @@ def _plain_numbers(*axes: Axis) -> None:
 
 
 def macro_field(run: Run) -> Figure | None:
-    """The deformed macro mesh, coloured by the first component of its first cell field and by displacement."""
+    """The deformed macro mesh, coloured by its stress or flux (first component) and by displacement or temperature."""
     found = windows_of(run.folder / "macro", _series_in(run.folder / "macro"))
     if not found:
         return None
@@ -91,16 +91,22 @@ def macro_field(run: Run) -> Figure | None:
         label = f"{flux} {run.units.get(flux + '.first', '')} [{run.units.get(flux, '')}]"
         figure.colorbar(drawn, ax=left, shrink=0.85).set_label(label, fontsize=9)
     triangles = np.concatenate([block[:, [0, i, i + 1]] for block in cells for i in range(1, block.shape[1] - 1)])
-    size = 1e3 * np.linalg.norm(moved, axis=1)
+    size, label = _nodal(mesh, moved)
     drawn = right.tripcolor(shape[:, 0], shape[:, 1], triangles, size, shading="gouraud", cmap="cividis")
-    figure.colorbar(drawn, ax=right, shrink=0.85).set_label("displacement [mm]", fontsize=9)
+    figure.colorbar(drawn, ax=right, shrink=0.85).set_label(label, fontsize=9)
     for ax in (left, right):
         ax.autoscale_view()
         ax.set(aspect="equal", xlabel="x [m]", ylabel="y [m]")
-    figure.suptitle(
-        f"window {found[-1][0] + 1}, t = {found[-1][1]:g}, displacement drawn {factor:g} times", fontsize=10
-    )
+    drawn_how = f", displacement drawn {factor:g} times" if moved.any() else ""
+    figure.suptitle(f"window {found[-1][0] + 1}, t = {found[-1][1]:g}{drawn_how}", fontsize=10)
     return figure
+
+
+def _nodal(mesh: meshio.Mesh, moved: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], str]:
+    """The nodal values to draw, and their label."""
+    if "temperature" in mesh.point_data:
+        return np.asarray(mesh.point_data["temperature"]).ravel(), "temperature [K]"
+    return 1e3 * np.linalg.norm(moved, axis=1), "displacement [mm]"
 
 
 def _series_in(folder: Path) -> str:
@@ -177,7 +183,8 @@ def shares(run: Run) -> Figure | None:
     for ax in (left, right):
         ax.set_xlabel("window", fontsize=9)
         ax.yaxis.label.set_size(9)
-        ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=3)
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=3)
     return figure
 
 

@@ -18,6 +18,14 @@ from neuroscale_couple.ledger import SOURCES, STAGES, read_table
 
 PACKAGES = ("neuroscale-couple", "numpy", "scipy", "torch", "scikit-fem", "mapie", "mpi4py")
 
+MACRO = {
+    "displacement_l2": ("displacement", "displacement"),
+    "reaction_force": ("reaction_force", "reaction force"),
+    "temperature_l2": ("temperature_rise", "temperature rise"),
+    "heat_flow": ("heat_flow", "heat flow"),
+}
+"""Macro solutions that are compared with the fine-only run: key of the summary -> (array in macro.npz, its words)."""
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -105,8 +113,8 @@ def macro_error(folder: Path, reference: Path) -> dict[str, float] | None:
     """Largest relative difference over all windows of the macro solutions, |a - b|_2 / |b|_2; None without both."""
     try:
         with np.load(folder / "macro.npz") as ours, np.load(reference / "macro.npz") as truth:
-            names = {"displacement_l2": "displacement", "reaction_force": "reaction_force"}
-            pairs = {key: (ours[name], truth[name]) for key, name in names.items() if name in truth and name in ours}
+            both = {key: name for key, (name, _) in MACRO.items() if name in truth and name in ours}
+            pairs = {key: (ours[name], truth[name]) for key, name in both.items()}
     except OSError:
         return None
     return {key: _relative(*pair) for key, pair in pairs.items()}
@@ -191,7 +199,7 @@ def rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             (f"audited error, p50 / p95 / max (tolerance {100 * summary['tolerance']:g} %)", f"{errors} %"),
             (f"audits above the tolerance (allowed {allowed:.3g} %)", f"{100 * audit['share_above_tolerance']:.2f} %"),
         ]
-    for key, name in (("displacement_l2", "displacement"), ("reaction_force", "reaction force")):
+    for key, (_, name) in MACRO.items():
         if summary["macro_error"] is not None and key in summary["macro_error"]:
             found.append((f"error of the {name} against fine-only", f"{100 * summary['macro_error'][key]:.3f} %"))
     if summary["newton_iterations"]["run"] is not None:

@@ -149,6 +149,18 @@ def test_report_of_a_run_without_audits_macro_and_reference(results: Path, loade
     assert "as fast as" not in path.read_text()
 
 
+def test_report_of_a_run_that_refused_nothing(results: Path, loaded: Loaded) -> None:
+    path = results / "run" / "ledger.csv"
+    header, *lines = path.read_text().splitlines()
+    names = header.split(",")
+    cells = [line.split(",") for line in lines]
+    for row in cells:
+        row[:] = ["0" if name.startswith("refused") else cell for name, cell in zip(names, row, strict=True)]
+    path.write_text("\n".join([header, *(",".join(row) for row in cells)]) + "\n")
+    write_report(results, results / "run", None, summary_of(results, reference=False), loaded)
+    assert (results / "pictures" / "shares.png").exists()
+
+
 def test_record_is_read_back_or_not_at_all(tmp_path: Path) -> None:
     record = RunRecord("run", "a", "b", 2, 1, 3.0, finished=True)
     record.save(tmp_path)
