@@ -67,6 +67,7 @@ class Loop:
         self.batch: Batch | None = None
         self.reply: Reply | None = None
         self.counts = Counts()
+        self.start: dict[str, Any] | None = None  # the fine solver's state at the start of a window of several steps
         self.resumed_from: tuple[int, State] | None = None
         parts.fine.attach(points)
         for correction in parts.corrections:
@@ -157,7 +158,7 @@ class Loop:
             answer = self.parts.fine.solve(rows, inputs, guess)
         self.last_fine[rows[answer.converged]] = self.window
         self.counts.fine(answer)
-        if self.parts.learner is not None:
+        if self.parts.learner is not None and not batch.blank:
             with self.timers("learning"):
                 self.parts.learner.observe(self.window, inputs, answer)
         return answer
@@ -230,7 +231,7 @@ class Loop:
         with self.timers("gate"):
             self.parts.gate.learn(audit)
         self.parts.fine.commit()
-        version = self.surrogate.version if self.surrogate is not None else -1  # the one that answered this window
+        version = self.model_version  # the one that answered this window
         self._learn()
         if self.parts.ledger is not None:
             self._write_down(self.batch, self.reply, audit, version)
@@ -242,6 +243,8 @@ class Loop:
     def _audit(self, batch: Batch, reply: Reply) -> Audit:
         """Solve a share of the accepted points with the fine solver; the true error of what was sent."""
         rows = self.parts.gate.select_audits(self.window, self.points.ids, reply.source)
+        if batch.blank:
+            rows = rows[:0]
         error: F64 = np.zeros(0)
         cause: BaseException | None = None
         try:
@@ -277,11 +280,25 @@ class Loop:
         self.parts.gate.attach(self.points, surrogate.card if surrogate is not None else None)
 
     def rollback(self) -> None:
-        """Repeat the window. Collective: yes."""
+        """Start the window afresh: every point may be answered by the surrogate again. Collective: yes."""
+        self.repeat()
         self.parts.fine.rollback()
         self._begin_window()
 
+    def repeat(self) -> None:
+        """Iterate on the window from its start; points stay on the rung that they have reached. Collective: yes."""
+        start, self.start = self.start, None
+        if start:
+            self.parts.fine.set_state(start)
+
+    def next_step(self) -> None:
+        """Go on inside the window: the next evaluate starts from where the last one has ended. Collective: yes."""
+        if self.start is None:
+            self.start = {name: np.array(values) for name, values in self.parts.fine.get_state().items()}
+        self.parts.fine.commit()
+
     def _begin_window(self) -> None:
+        self.start = None
         self.rung[:] = Source.SURROGATE_COARSE
         self.batch = self.reply = None
 
@@ -335,6 +352,11 @@ class Loop:
         """End of the run."""
         if self.parts.ledger is not None:
             self.parts.ledger.close()
+
+    @property
+    def model_version(self) -> int:
+        """Version of the surrogate that answers now; -1 without one."""
+        return self.surrogate.version if self.surrogate is not None else -1
 
     @property
     def folder(self) -> Path | None:

@@ -119,6 +119,8 @@ class Batch:
 
     inputs: float64 [n, n_in], packed by the micro problem's input layout
     totals: output column name -> the sum over all points of volume * output that the answer must have
+    blank: the macro solver has sent nothing yet; the inputs stand in for it, so they are answered, but neither
+        audited nor learned from
     """
 
     window: int
@@ -127,6 +129,7 @@ class Batch:
     dt: float
     inputs: F64
     totals: Mapping[str, float] = field(default_factory=dict)
+    blank: bool = False
 
     def __len__(self) -> int:
         return len(self.inputs)

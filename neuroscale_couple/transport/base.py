@@ -28,7 +28,17 @@ class Service(Protocol):
         """The window has converged. macro_state: arrays of the macro solver to keep with the checkpoint."""
 
     def rollback(self) -> None:
-        """Repeat the window."""
+        """Start the window afresh, all points included."""
+
+    def repeat(self) -> None:
+        """Iterate on the window from its start: steps taken in it are undone, points stay on the rung they reached."""
+
+    def next_step(self) -> None:
+        """Go on inside the window: the next evaluate starts from where the last one has ended."""
+
+    @property
+    def model_version(self) -> int:
+        """Version of the surrogate that answers now; -1 without one."""
 
     def resumed(self) -> tuple[int, State] | None:
         """(number of committed windows, macro state) when this run was resumed, else None."""

@@ -45,13 +45,18 @@ class EmbeddedClosure(Closure):
         self._iteration = 0
 
     def evaluate(
-        self, inputs: Mapping[str, npt.ArrayLike], t: float, dt: float, totals: Mapping[str, float] | None = None
+        self,
+        inputs: Mapping[str, npt.ArrayLike],
+        t: float,
+        dt: float,
+        totals: Mapping[str, float] | None = None,
+        blank: bool = False,
     ) -> Outputs:
-        """See `Closure.evaluate`."""
+        """See `Closure.evaluate`. blank: see `Batch`; the same on all ranks."""
         totals = totals or {}
         with self._clock("transport"):
             rows = self._distribution.forward(self._received(inputs, t, dt, totals))
-        batch = Batch(self._window, self._iteration, t, dt, rows, totals)
+        batch = Batch(self._window, self._iteration, t, dt, rows, totals, blank)
         place = f"window {self._window}, iteration {self._iteration}"
         reply = self._together(place, lambda: self._service.evaluate(batch))
         self._iteration += 1
@@ -89,6 +94,19 @@ class EmbeddedClosure(Closure):
         """See `Closure.rollback`."""
         self._call("rollback", lambda: self._service.rollback())
         self._iteration = 0
+
+    def repeat(self) -> None:
+        """See `Service.repeat`."""
+        self._call("repeat", lambda: self._service.repeat())
+
+    def next_step(self) -> None:
+        """See `Service.next_step`."""
+        self._call("next_step", lambda: self._service.next_step())
+
+    @property
+    def model_version(self) -> int:
+        """See `Service.model_version`."""
+        return self._service.model_version
 
     def resumed(self) -> tuple[int, State] | None:
         """See `Closure.resumed`."""
