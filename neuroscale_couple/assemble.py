@@ -67,6 +67,25 @@ def settings_of(config: str | Path) -> dict[str, Any]:
     return dict(load(Path(config), run_options.overrides).config.neuroscale.settings)
 
 
+def participate(config: str | Path) -> int:
+    """Be the participant of `transport: precice` until the coupling ends; returns the number of time windows.
+
+    Raises: ConfigError, TransportError, and what the service raises. Collective: yes, over all ranks of the program.
+    """
+    from neuroscale_couple import parallel
+    from neuroscale_couple.config.load import load
+    from neuroscale_couple.config.precice_fields import find_interfaces
+    from neuroscale_couple.transport.precice import PreciceDriver
+
+    loaded = load(Path(config), run_options.overrides)
+    problem = _problem(loaded)
+    file, interfaces = find_interfaces(loaded.config, loaded.folder, problem.inputs, problem.outputs)
+    comm = split_world("macro").local if parallel.launched_size() > 1 else None
+    driver = PreciceDriver(loaded.config, file, interfaces, (problem.inputs, problem.outputs), loaded.folder, comm)
+    volumes = loaded.config.neuroscale.precice.volumes
+    return driver.run(factory_for(loaded), loaded.resolve(volumes) if isinstance(volumes, str) else volumes)
+
+
 def serve(config: str | Path) -> None:
     """Be the service of the `mpi` transport until the macro solver closes. Collective: yes, over the service ranks."""
     from neuroscale_couple.config.load import load
@@ -216,6 +235,6 @@ def keep_freed_memory() -> None:
     if mallopt is None:
         return
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3
-    mallopt(mmap_threshold, 1 << 30)
+    mallopt(mmap_threshold, 1 << 25)  # the largest value that glibc takes
     mallopt(trim_threshold, (1 << 31) - 1)
     mallopt(top_pad, 64 << 20)

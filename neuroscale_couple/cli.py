@@ -79,7 +79,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--reuse", action="store_true", help="take an earlier fine-only run of the same configuration")
     run.add_argument("--cold", action="store_true", help="start without a model and learn during the run")
     run.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    add("serve", serve_command, "be the service of `transport: mpi` beside a macro solver", "CASE.yaml")
+    serve = add("serve", serve_command, "be the service of `transport: mpi` beside a macro solver", "CASE.yaml")
+    for sub in (run, serve):
+        sub.add_argument("--fine-only", action="store_true", help="make the run that others are compared with, alone")
     add("check", check_command, "find what is wrong with a case before it runs", "CASE.yaml")
     add("train", train_command, "make the data and train the model of a case", "CASE.yaml")
     add("report", report_command, "write the report of a finished run again", "CASE.yaml")
@@ -105,20 +107,25 @@ def overrides_of(args: argparse.Namespace) -> dict[str, Any]:
 def run_command(args: argparse.Namespace) -> int:
     """`run`: one run, or a fine-only run and the run to compare."""
     given = overrides_of(args)
-    overrides = given | (COLD if args.cold else {})
+    overrides = given | (COLD if args.cold else FINE_ONLY if args.fine_only else {})
     loaded = load(args.target, overrides)
-    if loaded.macro is None and loaded.config.neuroscale.transport != "replay":
+    if args.fine_only and (args.compare or args.cold):
+        raise ConfigError("--fine-only is a run of its own: leave out --compare and --cold")
+    if loaded.macro is None and loaded.config.neuroscale.transport not in ("replay", "precice"):
         raise ConfigError(f"{loaded.path}: neuroscale.macro names no script; `run` needs one, e.g. macro: plate.py")
     if args.compare and loaded.config.neuroscale.transport != "embedded":
-        raise ConfigError(f"{loaded.path}: --compare needs transport: embedded; make the two runs one by one")
-    label = "cold" if args.cold else "run"
+        raise ConfigError(
+            f"{loaded.path}: --compare needs transport: embedded; make the two runs one by one, the first with "
+            "--fine-only on both sides, and then `neuroscale-couple report`"
+        )
+    label = "cold" if args.cold else "fine_only" if args.fine_only else "run"
     quiet_other_ranks()
     say(f"[bold]{escape(loaded.case)}[/]: the resolved configuration", escape(dump(loaded.config).rstrip()))
     reused = False
     if args.compare:
         reused = run_fine_only(args, given | FINE_ONLY)
     run_once(args, overrides, label)
-    if is_root():
+    if is_root() and not args.fine_only:
         finish(loaded, label, reused if args.compare else None)
     return 0
 
@@ -154,7 +161,9 @@ def run_once(args: argparse.Namespace, overrides: dict[str, Any], label: str) ->
     assemble.run_options = assemble.RunOptions(overrides, resume, label)
     start = time.perf_counter()
     try:
-        if loaded.config.neuroscale.transport == "replay" or loaded.macro is None:
+        if loaded.config.neuroscale.transport == "precice":
+            assemble.participate(loaded.path)
+        elif loaded.config.neuroscale.transport == "replay" or loaded.macro is None:
             assemble.replay(loaded.path)
         else:
             execute(loaded.macro, loaded.path)
@@ -239,7 +248,10 @@ def script_digest(loaded: Loaded) -> str:
 
 def serve_command(args: argparse.Namespace) -> int:
     """`serve`: answer a macro solver of the same MPI job."""
-    assemble.run_options = assemble.RunOptions(overrides_of(args))
+    overrides, label = overrides_of(args), "run"
+    if args.fine_only:
+        overrides, label = overrides | FINE_ONLY, "fine_only"
+    assemble.run_options = assemble.RunOptions(overrides, label=label)
     assemble.serve(args.target)
     return 0
 

@@ -128,10 +128,48 @@ class Output(Section):
     checkpoint: bool = Field(True, description="write a checkpoint when a window has converged")
 
 
+class PreciceData(Section):
+    """One preCICE data field whose name, unit or sign differs from ours."""
+
+    name: str = Field(description="name of the data field in the preCICE configuration, or of all its components")
+    holds: tuple[str, ...] = Field(
+        (), description="columns it carries, in order, e.g. [stress.xx] or [tangent.xx.xx]; empty: found by its name"
+    )
+    unit: str | None = Field(None, description="unit of the macro solver, e.g. Pa; absent: the micro problem's")
+    factor: float = Field(1.0, description="our value = factor * value in the data field (after the unit)")
+
+
+class Precice(Section):
+    """How the participant of `transport: precice` meets the macro solver."""
+
+    data: tuple[PreciceData, ...] = Field((), description="data fields whose name, unit or sign differs from ours")
+    regions: tuple[tuple[tuple[float, float], ...], ...] = Field(
+        (), description="access region of each rank, e.g. [[[0, 1], [0, 2]], ...]; one rank needs none"
+    )
+    substeps: int = Field(1, ge=1, description="time steps that we make in one time window")
+    window_size: Positive | None = Field(
+        None, description="our time step where the preCICE configuration leaves the window to us (first-participant)"
+    )
+    timeout: Positive = Field(3600.0, description="longest wait for the macro solver, s; then the run ends")
+    unconverged: Literal["stop", "continue"] = Field(
+        "stop", description="what happens after a window that has not converged within max-iterations"
+    )
+    initial: dict[str, float] = Field(
+        default_factory=dict,
+        description="input columns taken where the macro solver has sent nothing yet, e.g. temperature; others are 0",
+    )
+    volumes: float | str = Field(
+        1.0, description="macro volume of each point (quadrature weight), or an .npy file in the order of the vertices"
+    )
+
+
 class Neuroscale(Section):
     """Our section of the configuration."""
 
-    transport: Literal["embedded", "mpi", "replay"] = Field("embedded", description="how the macro solver reaches us")
+    transport: Literal["embedded", "mpi", "replay", "precice"] = Field(
+        "embedded", description="how the macro solver reaches us"
+    )
+    precice: Precice = Field(default_factory=Precice, description="the participant of transport: precice")
     record: str | None = Field(None, description="write the macro solver's calls to this .npz in the results folder")
     replay: str | None = Field(None, description="recorded .npz that transport: replay plays, relative to the config")
     macro: str | None = Field(None, description="script of the macro solver that `run` starts, relative to the config")

@@ -1,0 +1,254 @@
+"""A small coupled case: the preCICE configuration, our configuration, a scripted macro solver, and how to run them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from neuroscale_couple.config import schema
+from neuroscale_couple.fine import make_fine_solver
+from neuroscale_couple.physics import make_problem
+from neuroscale_couple.physics.microstructure import generate
+from neuroscale_couple.values import Points
+
+PROGRAMS = Path(__file__).parent / "programs"
+COMPONENTS = ("XX", "YY", "XY")
+STRAINS = [f"Strain-{c}" for c in COMPONENTS]
+STRESSES = [f"Stress-{c}" for c in COMPONENTS]
+GRID = 8
+AITKEN = "aitken"
+IQN = "iqn"
+MICROSTRUCTURE = {"kind": "fibres", "size": [0.3, 0.5], "seed": 1}
+
+
+@dataclass
+class Setup:
+    """What a case is made of; the defaults are a parallel-implicit coupling of six points on one mesh."""
+
+    scheme: str = "parallel-implicit"
+    first: str = "Macro"
+    acceleration: str = IQN
+    windows: int = 3
+    window_size: float = 0.1
+    method: str = "fixed"
+    max_iterations: int = 50
+    limit: float = 1e-6
+    steps: list[float] = field(default_factory=list)
+    substeps: int = 1
+    compliance: float = 2e-5
+    load: tuple[float, float, float] = (0.02, -0.01, 0.015)
+    meshes: dict[str, list[list[float]]] = field(
+        default_factory=lambda: {"Macro-Mesh": [[x, y] for y in (0.0, 1.0) for x in (0.0, 0.5, 1.0)]}
+    )
+    extra_write: tuple[str, ...] = ()
+    ours: dict[str, Any] = field(default_factory=dict)
+    told: dict[str, Any] = field(default_factory=dict)
+    write_data: list[dict[str, str]] = field(default_factory=lambda: [{"name": "Stress"}])
+
+
+def xml(setup: Setup) -> str:
+    """The preCICE configuration."""
+    written = STRESSES + list(setup.extra_write)
+    names = STRAINS + written
+    second = "NeuroScale" if setup.first == "Macro" else "Macro"
+    data = "".join(f'  <data:scalar name="{n}" />\n' for n in names)
+    uses = "".join(f'    <use-data name="{n}" />\n' for n in names)
+    meshes = "".join(f'  <mesh name="{m}" dimensions="2">\n{uses}  </mesh>\n' for m in setup.meshes)
+
+    def lines(tag: str, fields: list[str]) -> str:
+        return "".join(f'    <{tag} name="{n}" mesh="{m}" />\n' for m in setup.meshes for n in fields)
+
+    provide = "".join(f'    <provide-mesh name="{m}" />\n' for m in setup.meshes)
+    receive = "".join(f'    <receive-mesh name="{m}" from="Macro" api-access="true" />\n' for m in setup.meshes)
+    size = f'value="{setup.window_size}"' if setup.method == "fixed" else 'value="-1" method="first-participant"'
+    end = f'<max-time value="{setup.windows * setup.window_size}" />'
+    if setup.method != "fixed":
+        end = f'<max-time-windows value="{setup.windows}" />'
+    return f"""<?xml version="1.0" encoding="UTF-8" ?>
+<precice-configuration>
+{data}{meshes}
+  <participant name="Macro">
+{provide}{lines("write-data", STRAINS)}{lines("read-data", written)}  </participant>
+  <participant name="NeuroScale">
+{receive}{lines("read-data", STRAINS)}{lines("write-data", written)}  </participant>
+  <m2n:sockets acceptor="Macro" connector="NeuroScale" exchange-directory="." />
+  <coupling-scheme:{setup.scheme}>
+    <participants first="{setup.first}" second="{second}" />
+    {end}
+    <time-window-size {size} />
+{_exchanges(setup, written)}{_implicit(setup)}  </coupling-scheme:{setup.scheme}>
+</precice-configuration>
+"""
+
+
+def _exchanges(setup: Setup, written: list[str]) -> str:
+    def line(name: str, mesh: str, source: str, target: str) -> str:
+        return f'    <exchange data="{name}" mesh="{mesh}" from="{source}" to="{target}" />\n'
+
+    there = "".join(line(n, m, "Macro", "NeuroScale") for m in setup.meshes for n in STRAINS)
+    return there + "".join(line(n, m, "NeuroScale", "Macro") for m in setup.meshes for n in written)
+
+
+def _implicit(setup: Setup) -> str:
+    if "explicit" in setup.scheme:
+        return ""
+    parallel = setup.scheme.startswith("parallel")
+    accelerated = STRAINS + STRESSES if parallel and setup.acceleration == IQN else None
+    if accelerated is None:
+        accelerated = STRESSES if setup.first == "Macro" else STRAINS
+    pairs = [(n, m) for m in setup.meshes for n in accelerated]
+    measures = "".join(
+        f'    <relative-convergence-measure limit="{setup.limit}" data="{n}" mesh="{m}" />\n'
+        for m in setup.meshes
+        for n in (STRAINS + STRESSES if parallel else STRESSES if setup.first == "Macro" else STRAINS)
+    )
+    data = "".join(f'      <data name="{n}" mesh="{m}" />\n' for n, m in pairs)
+    kind, inner = {
+        AITKEN: ("aitken", '      <initial-relaxation value="0.5" />\n'),
+        IQN: (
+            "IQN-ILS",
+            '      <preconditioner type="residual-sum" />\n      <filter type="QR2" limit="1e-2" />\n'
+            '      <initial-relaxation value="0.5" />\n      <max-used-iterations value="12" />\n'
+            '      <time-windows-reused value="2" />\n',
+        ),
+        "": ("", ""),
+    }[setup.acceleration]
+    acceleration = f"    <acceleration:{kind}>\n{data}{inner}    </acceleration:{kind}>\n" if kind else ""
+    return f'    <max-iterations value="{setup.max_iterations}" />\n{measures}{acceleration}'
+
+
+def config(setup: Setup) -> dict[str, Any]:
+    """Our configuration."""
+    ours: dict[str, Any] = {
+        "transport": "precice",
+        "problem": {"name": "composite", "grid": GRID},
+        "microstructure": MICROSTRUCTURE,
+        "gate": {"audit": 0.0},
+        "fine": {"tolerance": 1e-9},
+        "learning": {"mode": "off"},
+        "output": {"folder": "runs"},
+    }
+    for key, value in setup.ours.items():
+        ours[key] = {**ours[key], **value} if isinstance(ours.get(key), dict) else value
+    interfaces = [
+        {"mesh_name": m, "read_data": [{"name": "Strain"}], "write_data": setup.write_data} for m in setup.meshes
+    ]
+    return {
+        "participant_name": "NeuroScale",
+        "precice_config_file_path": "precice-config.xml",
+        "interfaces": interfaces,
+        "neuroscale": ours,
+    }
+
+
+@dataclass
+class Ended:
+    """Both programs have ended: exit status and output of each, and what the macro solver wrote down."""
+
+    status: int
+    output: str
+    macro_status: int
+    macro_output: str
+    heard: dict[str, Any]
+
+
+class Case:
+    """A folder with all files of a coupled case."""
+
+    def __init__(self, folder: Path, setup: Setup) -> None:
+        self.folder, self.setup = folder, setup
+        self.xml = folder / "precice-config.xml"
+        self.xml.write_text(xml(setup))
+        self.yaml = folder / "neuroscale.yaml"
+        self.yaml.write_text(yaml.safe_dump(config(setup), sort_keys=False))
+        self.out = folder / "heard.npz"
+
+    def replace(self, old: str, new: str) -> None:
+        """Change the preCICE configuration."""
+        text = self.xml.read_text()
+        assert old in text, old
+        self.xml.write_text(text.replace(old, new))
+
+    def run(self, ranks: int = 1, timeout: float = 90.0, command_line: bool = False) -> Ended:
+        """Start the macro solver and our participant, and wait for both."""
+        shutil.rmtree(self.folder / "precice-run", ignore_errors=True)
+        self.out.unlink(missing_ok=True)
+        s = self.setup
+        told = {
+            "xml": str(self.xml), "meshes": s.meshes, "read": STRESSES + list(s.extra_write), "write": STRAINS,
+            "steps": s.steps, "substeps": s.substeps, "load": s.load, "compliance": s.compliance,
+            "out": str(self.out),
+        }  # fmt: skip
+        (self.folder / "macro.json").write_text(json.dumps(told | s.told))
+        macro = self._start([sys.executable, str(PROGRAMS / "macro.py"), "macro.json"], "macro")
+        # the command line where it is asked for; else the same run without its report, which is faster
+        program = ["-m", "neuroscale_couple.cli", "run"] if command_line else [str(PROGRAMS / "participant.py")]
+        mine = self._start([*launcher(ranks), sys.executable, *program, str(self.yaml)], "neuroscale")
+        status, macro_status = _wait(mine, timeout), _wait(macro, 20.0)
+        heard = dict(np.load(self.out)) if self.out.exists() else {}
+        return Ended(status, self._output("neuroscale"), macro_status, self._output("macro"), heard)
+
+    def _start(self, command: list[str], name: str) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{name}.log").open("wb") as log:
+            return subprocess.Popen(
+                command,
+                cwd=self.folder,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment(),
+                start_new_session=True,
+            )
+
+    def _output(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> int:
+    """Exit status; a program that takes too long is ended and counts as 999."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return 999
+
+
+def environment() -> dict[str, str]:
+    """Environment of the programs: one thread each, and ranks that share cores."""
+    root = str(Path(__file__).parents[2])
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")])),
+        "OMP_NUM_THREADS": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "OMPI_MCA_mpi_yield_when_idle": "1",
+        "OMPI_MCA_hwloc_base_binding_policy": "none",
+        "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    }
+
+
+def launcher(ranks: int) -> list[str]:
+    """What starts our participant on several ranks; nothing for one."""
+    return [] if ranks == 1 else ["mpirun", "-n", str(ranks)]
+
+
+def fine_answer(setup: Setup, strain: Any, ids: Any = None) -> Any:
+    """Stress [n, 3] of the fine solver alone for strain [n, 3], points numbered as preCICE numbers the vertices."""
+    problem = make_problem(schema.Problem(name="composite", grid=GRID))
+    ids = np.arange(len(strain)) if ids is None else ids
+    phase = generate(schema.Microstructure(**MICROSTRUCTURE), ids, GRID, Path())
+    solver = make_fine_solver(schema.Fine(tolerance=1e-9), problem)
+    solver.attach(Points(ids, np.zeros((len(ids), 2)), np.ones(len(ids)), {"phase": phase}))
+    answer = solver.solve(np.arange(len(ids)), np.ascontiguousarray(strain))
+    assert answer.converged.all()
+    return answer.outputs
