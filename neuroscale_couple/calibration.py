@@ -92,6 +92,18 @@ def error_curve(score: F64, error: F64, confidence: float) -> tuple[F64, F64]:
     return np.asarray(knots), np.asarray(values)
 
 
+def largest_score(score: F64, estimate: F64, tolerance: float) -> float:
+    """Largest score whose estimate keeps the tolerance. score, estimate: float64 [k], knots of `error_curve`."""
+    above = np.flatnonzero(estimate > tolerance)
+    if not len(above):
+        return float(score[-1])
+    after, before = int(above[0]), int(above[0]) - 1
+    if before < 0:
+        return -np.inf
+    share = (tolerance - estimate[before]) / (estimate[after] - estimate[before])
+    return float(score[before] + share * (score[after] - score[before])) * (1.0 - 1e-12)
+
+
 def _upper_quantile(values: F64, confidence: float) -> float:
     """Conformal quantile: the ceil((n + 1) confidence)-th smallest value; the largest if n is too small."""
     n = len(values)

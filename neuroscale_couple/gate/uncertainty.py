@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroscale_couple.calibration import certified_threshold, clean_pairs, error_curve, smallest_certifiable
+from neuroscale_couple.calibration import certified_threshold, clean_pairs, error_curve, largest_score, smallest_certifiable
 from neuroscale_couple.config import schema
 from neuroscale_couple.gate.base import GateStage, refuse
 from neuroscale_couple.physics.base import MicroProblem
@@ -113,8 +113,8 @@ class Uncertainty(GateStage):
             if threshold is None or threshold == -np.inf:
                 refused.append(_explain(rung, error, settings))
                 continue
-            self.thresholds[rung] = threshold
             self._curves[rung] = error_curve(score, error, settings.confidence)
+            self.thresholds[rung] = min(threshold, largest_score(*self._curves[rung], settings.tolerance))
         message = "; ".join(refused) or None
         if message is not None and message != self._message:
             log.warning("%s", message)

@@ -13,6 +13,7 @@ from neuroscale_couple.calibration import (
     certified_threshold,
     clean_pairs,
     error_curve,
+    largest_score,
     smallest_certifiable,
 )
 from neuroscale_couple.config import schema
@@ -218,3 +219,17 @@ def test_a_new_surrogate_starts_with_its_own_calibration_alone() -> None:
     made.lower(COARSE, 1e-6)
     made.attach(Points(np.arange(3), np.zeros((3, 2)), np.ones(3)), card(score, error))
     assert made.thresholds == fresh
+
+
+def test_no_accepted_answer_has_an_estimate_above_the_tolerance() -> None:
+    """Good scores hide the bad tail: 97 % of all answers are fine, those with the largest scores are not."""
+    rng = np.random.default_rng(5)
+    score = rng.random(4000)
+    error = np.where(score > 0.97, 0.05, 0.01) * rng.random(4000)
+    assert (certified_threshold(score, error, 0.02, 0.95) or 0.0) > 0.97
+    curve = error_curve(score, error, 0.95)
+    limit = largest_score(*curve, 0.02)
+    assert np.interp(limit, *curve) <= 0.02
+    assert np.interp(limit * 1.01, *curve) > 0.02
+    assert largest_score(*curve, 1e9) == curve[0][-1]
+    assert largest_score(curve[0][1:], curve[1][1:] + 1.0, 0.02) == -np.inf
