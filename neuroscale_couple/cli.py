@@ -36,6 +36,7 @@ console = Console(width=None if sys.stdout.isatty() else 120, soft_wrap=True, hi
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status. An error ends all ranks, non-zero, with a plain message."""
     args = parser().parse_args(arguments)
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded: a waiting thread frees its core
     with parallel.abort_on_error():
         try:
             return int(args.command(args))
