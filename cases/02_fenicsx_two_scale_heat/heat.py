@@ -19,14 +19,13 @@ from neuroscale_fenicsx import start  # coupling
 
 comm = start()  # coupling: before dolfinx is imported
 
-import meshio  # noqa: E402
-import numpy as np  # noqa: E402
-import ufl  # noqa: E402
-from dolfinx import fem, mesh  # noqa: E402
+import meshio
+import numpy as np
+import ufl
+from dolfinx import fem, mesh
 
-from neuroscale_couple.evaluation.fields import Series  # noqa: E402
-from neuroscale_fenicsx import ExternalOperator, Gathered, Newton, compat  # noqa: E402  coupling
-from neuroscale_fenicsx.operator import cell_means  # noqa: E402
+from neuroscale_couple.evaluation.fields import Series
+from neuroscale_fenicsx import ExternalOperator, Gathered, Newton, compat  # coupling
 
 
 class Plate:
@@ -77,10 +76,10 @@ class Plate:
 
 
 class Records:
-    """What is kept of each time step for `macro.npz`, on every rank alike but for the temperature (rank 0)."""
+    """What is kept of each time step for `macro.npz`, written by rank 0."""
 
     def __init__(self) -> None:
-        self.temperature: list[np.ndarray] = []
+        self.temperature_rise: list[np.ndarray] = []
         self.heat_flow: list[float] = []
         self.newton_iterations: list[int] = []
 
@@ -115,7 +114,7 @@ def main(config: Path) -> None:
         solved = plate.newton.solve(time, plate.dt)
         records.heat_flow.append(plate.heat_flow())
         records.newton_iterations.append(solved.iterations)
-        records.temperature.append(plate.fields.dofs_of(plate.T)[:, 0])
+        records.temperature_rise.append(plate.fields.dofs_of(plate.T)[:, 0] - settings["cold"])
         write(plate, series, number, time)
         if comm.rank == 0:
             records.save(law.folder / "macro.npz")
@@ -132,8 +131,7 @@ def write(plate: Plate, series: Series, number: int, time: float) -> None:
         "fallback": (law.reply.source == Source.FINE).astype(np.float64),
         "estimated_error": law.reply.error,
     }
-    volumes = law.points.volumes
-    means = {name: fields.cells_of(cell_means(v, volumes, law.points_per_cell)) for name, v in own.items()}
+    means = {name: fields.cells_of(law.cell_means(values)) for name, values in own.items()}
     temperature = fields.nodes_of(plate.T)
     if comm.rank == 0:
         cell_data = {name: [values.squeeze()] for name, values in means.items()}

@@ -19,14 +19,13 @@ from neuroscale_fenicsx import start  # coupling
 
 comm = start()  # coupling: before dolfinx is imported
 
-import meshio  # noqa: E402
-import numpy as np  # noqa: E402
-import ufl  # noqa: E402
-from dolfinx import fem, mesh  # noqa: E402
+import meshio
+import numpy as np
+import ufl
+from dolfinx import fem, mesh
 
-from neuroscale_couple.evaluation.fields import Series  # noqa: E402
-from neuroscale_fenicsx import ExternalOperator, Gathered, Newton, compat  # noqa: E402  coupling
-from neuroscale_fenicsx.operator import cell_means  # noqa: E402
+from neuroscale_couple.evaluation.fields import Series
+from neuroscale_fenicsx import ExternalOperator, Gathered, Newton, compat  # coupling
 
 WIDTH, LEFT, LOW, HIGH = 0.048, 0.044, 0.044, 0.060  # m: width, height on the left, right edge from LOW to HIGH
 
@@ -141,8 +140,7 @@ def write(cook: Membrane, series: Series, number: int, time: float) -> None:
         "fallback": (law.reply.source == Source.FINE).astype(np.float64),
         "estimated_error": law.reply.error,
     }
-    volumes = law.points.volumes
-    means = {name: fields.cells_of(cell_means(v, volumes, law.points_per_cell)) for name, v in own.items()}
+    means = {name: fields.cells_of(law.cell_means(values)) for name, values in own.items()}
     nodes = fields.nodes_of(cook.u)
     if comm.rank == 0:
         moved = np.pad(nodes, ((0, 0), (0, 1)))

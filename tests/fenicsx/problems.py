@@ -54,6 +54,7 @@ class Heat:
     def __init__(self, config: Path, comm: Any, cells: int = 4, source: float = 300.0) -> None:
         import ufl
         from dolfinx import fem, mesh
+
         from neuroscale_fenicsx import ExternalOperator, Gathered, Newton, compat
 
         self.domain = mesh.create_unit_square(comm, cells, cells, mesh.CellType.quadrilateral)

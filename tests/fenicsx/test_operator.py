@@ -30,6 +30,7 @@ def conductors(heat: Heat) -> tuple[Any, Any, Any]:
     """The same problem with the laminate's exact conductivity in place of the micro problems."""
     import ufl
     from dolfinx import fem
+
     from neuroscale_fenicsx import compat
 
     space = heat.T.function_space
@@ -149,6 +150,7 @@ def test_not_finite_unknown_names_the_point(heat: Heat) -> None:
 def test_wrong_inputs_are_named(comm: Any, tmp_path: Path, inputs: Any, said: str) -> None:
     import ufl
     from dolfinx import fem, mesh
+
     from neuroscale_fenicsx import ExternalOperator, compat
 
     domain = mesh.create_unit_square(comm, 2, 2)

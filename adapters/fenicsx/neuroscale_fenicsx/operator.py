@@ -125,6 +125,12 @@ class ExternalOperator:
             rows, columns = self.closure.outputs.slice_of(output), self.closure.inputs.slice_of(field)
             function.set(tangent[:, rows, columns])
 
+    def cell_means(self, values: np.ndarray) -> np.ndarray:
+        """Volume mean of this rank's point values [n, ...] over each owned cell, [cell, components]."""
+        shares = self.points.volumes.reshape(-1, self.points_per_cell)
+        shares = shares / shares.sum(axis=1, keepdims=True)
+        return np.einsum("cq,cqi->ci", shares, values.reshape(*shares.shape, -1))
+
     def commit(self, macro_state: Mapping[str, np.ndarray] | None = None) -> None:
         """The window has converged. macro_state: this rank's arrays to be kept with the checkpoint. Collective: yes"""
         self.closure.commit(macro_state)
@@ -176,10 +182,3 @@ def quadrature_points(mesh: Any, degree: int) -> Points:
     volumes = np.abs(size[:, 0]) * np.tile(weights, cells)
     ids = (compat.original_cells(mesh)[:, None] * len(weights) + np.arange(len(weights))).ravel()
     return Points(ids, coordinates, volumes)
-
-
-def cell_means(values: np.ndarray, volumes: np.ndarray, points_per_cell: int) -> np.ndarray:
-    """Volume mean of point values [cell * point, ...] over each cell, [cell, components]."""
-    shares = volumes.reshape(-1, points_per_cell)
-    shares = shares / shares.sum(axis=1, keepdims=True)
-    return np.einsum("cq,cqi->ci", shares, values.reshape(len(shares), points_per_cell, -1))

@@ -9,10 +9,10 @@ from neuroscale_fenicsx import start
 
 comm = start()
 
-import numpy as np  # noqa: E402
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from problems import Heat  # noqa: E402
+from problems import Heat
 
 heat = Heat(Path(sys.argv[1]), comm)
 solved = heat.newton.solve(1.0, 1.0)
