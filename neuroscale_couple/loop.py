@@ -330,12 +330,16 @@ class Loop:
             "loop": {"last_fine": self.last_fine},
         }
         arrays = {name: {key: np.asarray(value) for key, value in part.items()} for name, part in parts.items()}
-        meta = {"window": self.window, "model_path": str(getattr(self.surrogate, "path", "") or "")}
+        path = str(getattr(self.surrogate, "path", "") or "")
+        meta = {"window": self.window, "model_path": path, "model_version": self.model_version}
         self.parts.checkpoint.save(self.window, arrays, meta)
 
     def restore(self, parts: Mapping[str, Mapping[str, Any]], meta: Mapping[str, Any]) -> None:
         """Continue from a checkpoint; the surrogate named in it must be installed already."""
         self.window = int(meta["window"])
+        self.last_fine[:] = parts["loop"]["last_fine"]
+        if self.surrogate is not None:
+            self.surrogate.version = int(meta["model_version"])
         self.parts.fine.set_state(parts.get("fine", {}))
         self.parts.gate.set_state(parts.get("gate", {}))
         if self.parts.learner is not None:
