@@ -10,6 +10,8 @@ CASE ?= cases/01_fe2_plate
 # CUDA kernels are built where nvcc is found (AUTO), never required.
 CUDA ?= AUTO
 VENV ?= .venv
+# The Python that has dolfinx; where there is none, tests/fenicsx skips.
+FENICSX_PYTHON ?= /usr/bin/python3
 
 BIN := $(CURDIR)/$(VENV)/bin
 STAMPS := $(VENV)/stamps
@@ -25,9 +27,11 @@ export OPENBLAS_NUM_THREADS ?= 1
 # A thread that waits must not keep a core from one that works: with taken cores each wait costs a time slice else.
 export OMP_WAIT_POLICY ?= passive
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+OUTER_PATH := $(PATH)
 export PATH := $(BIN):$(PATH)
 
-.PHONY: run test model cold bench lint format build-strict pytest docs setup setup-test system-packages clean
+.PHONY: run test model cold bench lint format build-strict pytest pytest-fenicsx docs setup setup-test setup-fenicsx \
+	system-packages clean
 .DELETE_ON_ERROR:
 
 run: setup
@@ -39,7 +43,7 @@ cold: setup
 model: setup
 	$(BIN)/neuroscale-couple train $(CASE)/neuroscale.yaml
 
-test: setup-test system-packages lint build-strict pytest
+test: setup-test system-packages setup-fenicsx lint build-strict pytest pytest-fenicsx
 	@echo "make test: all checks passed"
 
 # --- set-up: every step is redone only when what it depends on has changed ---
@@ -75,6 +79,10 @@ $(STAMPS)/test: $(STAMPS)/package
 system-packages:
 	@sh .ci/system-packages
 
+# FEniCSx lives in the distribution's Python: a second environment over it (docs/fenicsx.md).
+setup-fenicsx: system-packages
+	@sh .ci/fenicsx-environment $(FENICSX_PYTHON)
+
 # --- checks ---
 
 lint: setup-test
@@ -98,8 +106,13 @@ build-strict: setup-test
 		-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) >build/strict.log || { cat build/strict.log; exit 1; }
 	@$(BIN)/cmake --build build/strict
 
+# tests/fenicsx skips here, and is counted, where it cannot run in its own environment below
 pytest: setup-test
-	$(BIN)/python -m pytest -q -rs $(PYTEST)
+	$(BIN)/python -m pytest -q -rs $$([ ! -e .venv-fenicsx/ready ] || echo --ignore=tests/fenicsx) $(PYTEST)
+
+pytest-fenicsx: setup-fenicsx
+	@[ ! -e .venv-fenicsx/ready ] || PATH="$(CURDIR)/.venv-fenicsx/bin:/usr/bin:/bin:$(OUTER_PATH)" \
+		.venv-fenicsx/bin/python -m pytest -q -rs -p no:cacheprovider tests/fenicsx
 
 docs: setup-test
 	$(BIN)/python docs/make_configuration.py
