@@ -104,9 +104,10 @@ def main(config: Path) -> None:
     series = Series(law.folder / "macro", "plate")
     if done:
         plate.restore(dict(state))
+    if comm.rank == 0:
         series.truncate(done)
-        if comm.rank == 0:
-            records.load(law.folder / "macro.npz", done)
+    if done and comm.rank == 0:
+        records.load(law.folder / "macro.npz", done)
     for number in range(done, settings["steps"]):
         time = (number + 1) * plate.dt
         share = min(1.0, time / settings["ramp"])

@@ -112,7 +112,8 @@ def main(config: Path) -> None:
     past = list(state.get("past", [np.zeros_like(u.x.array)]))
     records = Records()
     series = Series(law.folder / "macro", "membrane")
-    series.truncate(done)
+    if comm.rank == 0:
+        series.truncate(done)
     if done and comm.rank == 0:
         records.load(law.folder / "macro.npz", done)
     for number in range(done, settings["steps"]):
