@@ -84,7 +84,7 @@ class Learning(Section):
         "store", description="off, store fine answers, or train during the run"
     )
     seconds: Positive = Field(20.0, description="time budget of one training between windows, s")
-    steps: int = Field(400, ge=1, description="optimiser steps of one training at most")
+    steps: int = Field(5000, ge=1, description="optimiser steps of one training at most")
     min_samples: int = Field(500, ge=10, description="new fine answers before a training starts")
     max_trainings: int = Field(3, ge=0, description="trainings in one run at most")
     hold_out: Share = Field(
@@ -113,9 +113,9 @@ class Training(Section):
     structures: int = Field(2000, ge=4, description="micro structures in the data set")
     loads: int = Field(8, ge=1, description="load states per micro structure")
     load_range: dict[str, tuple[float, float]] = Field(default_factory=dict, description="range of each input column")
-    epochs: int = Field(40, ge=1, description="passes over the training data")
+    epochs: int = Field(400, ge=1, description="passes over the training data")
     members: int = Field(4, ge=2, description="members of the ensemble")
-    width: int = Field(32, ge=4, description="channels of the operator")
+    width: int = Field(16, ge=4, description="channels of the operator")
     seed: int = Field(1, description="random seed")
     hold_out: Share = Field(0.2, description="share of the micro structures kept for calibration and metrics")
 

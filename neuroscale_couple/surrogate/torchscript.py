@@ -107,16 +107,17 @@ class TorchScriptSurrogate(Surrogate):
     def fields(self, rows: I64, inputs: F64) -> npt.NDArray[Any] | None:
         """Predicted total gradient fields, float32 [m, c, y, x], to start the fine solver from."""
         self._check(rows, inputs)
-        if not len(rows):
-            return np.zeros((0, self.problem.to_grid.shape[0], *self.problem.grid), dtype=np.float32)
-        parts = []
-        with torch.inference_mode():
-            index = torch.from_numpy(rows).to(self.device)
-            given = torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32)).to(self.device)
-            for i, x in zip(index.split(self._chunk), given.split(self._chunk), strict=True):
-                modes, phase = self._modes_of(i)
-                parts.append(self.module.field(modes, phase, x).cpu().numpy())
-        return np.concatenate(parts)
+        index = torch.from_numpy(rows).to(self.device)
+        given = torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32)).to(self.device)
+        fields = np.empty((len(rows), self.problem.to_grid.shape[0], *self.problem.grid), dtype=np.float32)
+
+        def work(part: slice) -> None:
+            with torch.inference_mode():
+                modes, phase = self._modes_of(index[part])
+                fields[part] = self.module.field(modes, phase, given[part]).cpu().numpy()
+
+        self._workers.run(work, _parts(len(rows), self._chunk))
+        return fields
 
     def _coarse(self, index: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         assert self._parameters is not None

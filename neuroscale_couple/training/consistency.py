@@ -16,18 +16,19 @@ from neuroscale_couple.values import F64, I64
 
 KEPT = 0.9
 """Share of the answers that are kept, those with the smallest residuals."""
+LOADS = 2
 CHUNK = 32
 
 
 def consistency_data(
-    model: NeuroScale, problem: CellProblem, data: Dataset, structures: I64, ranges: F64, loads: int, seed: int
+    model: NeuroScale, problem: CellProblem, data: Dataset, structures: I64, ranges: F64, seed: int
 ) -> Dataset:
-    """Answers of the fine head on `structures` of a data set, `loads` random load states each.
+    """Answers of the fine head on `structures` of a data set, `LOADS` random load states each.
 
     structures: int64 [k], rows of data.phase; ranges: float64 [n_in, 2], of the inputs
     """
     rng = np.random.default_rng([seed, 1])
-    states = load_paths(ranges, problem, loads, rng, len(structures))
+    states = load_paths(ranges, problem, LOADS, rng, len(structures))
     kept: list[tuple[I64, F64, F64, F64, F64]] = []
     with torch.no_grad():
         for first in range(0, len(structures), CHUNK):

@@ -19,7 +19,14 @@ from neuroscale_couple.surrogate import artifact
 from neuroscale_couple.training.consistency import consistency_data
 from neuroscale_couple.training.dataset import Dataset, Progress, generate_data, load_ranges
 from neuroscale_couple.training.evidence import calibrate, fit_score, make_card
-from neuroscale_couple.training.model import load_weights, make_model, make_physics, save_weights, set_statistics
+from neuroscale_couple.training.model import (
+    load_weights,
+    make_model,
+    make_physics,
+    one_thread,
+    save_weights,
+    set_statistics,
+)
 from neuroscale_couple.training.trainer import BATCH, Budget, CoarseTrainer, Table, train_fine_head
 from neuroscale_couple.values import F64
 
@@ -35,14 +42,14 @@ class Plan:
     """How a training uses its budget.
 
     steps, seconds: of the coarse head; fine_steps, fine_seconds: of the fine head
-    loads: consistency loads per structure; fine_pairs: calibration pairs of the fine rung
+    consistent: structures with consistency loads; fine_pairs: calibration pairs of the fine rung
     """
 
     steps: int
     seconds: float | None
     fine_steps: int
     fine_seconds: float | None
-    loads: int
+    consistent: int
     fine_pairs: int
 
 
@@ -68,7 +75,7 @@ def fit(
     rng = np.random.default_rng(settings.seed)
     structures = np.unique(training.structure)
     plan = _plan(settings, len(structures), seconds, max_steps, start is not None)
-    extra = consistency_data(model, problem, training, structures, ranges, plan.loads, settings.seed)
+    extra = consistency_data(model, problem, training, structures[: plan.consistent], ranges, settings.seed)
     both = _together(training, extra)
     table = Table(model, both)
     if start is None:
@@ -80,8 +87,9 @@ def fit(
     checkpoint = out.with_name(out.name + ".training") if seconds is None else None
     trainer = CoarseTrainer(model, table, settings.seed, RATE if start is None else RATE_AGAIN, checkpoint)
     tick = _ticker(progress)
-    trainer.run(Budget(plan.steps, plan.seconds), tick)
-    train_fine_head(model, training, Budget(plan.fine_steps, plan.fine_seconds), settings.seed)
+    with one_thread():
+        trainer.run(Budget(plan.steps, plan.seconds), tick)
+        train_fine_head(model, training, Budget(plan.fine_steps, plan.fine_seconds), settings.seed)
     scoring, calibration = halves(held)
     fit_score(model, scoring, problem.output_floor())
     evidence = calibrate(model, calibration, problem.output_floor(), plan.fine_pairs, rng)
@@ -162,15 +170,17 @@ def _plan(
     settings: schema.Training, structures: int, seconds: float | None, max_steps: int | None, again: bool
 ) -> Plan:
     offline = seconds is None and max_steps is None
-    steps = settings.epochs * -(-structures // BATCH) if max_steps is None else max_steps
     if offline:
-        return Plan(steps, None, 200, None, 2, 2000)
-    return Plan(steps if max_steps is not None else 10**9, seconds, 0 if again else 20, 0.1 * (seconds or 20.0), 1, 400)
+        steps = settings.epochs * -(-structures // BATCH)
+        return Plan(steps, None, 200, None, structures, 2000)
+    time = seconds if seconds is not None else 20.0
+    steps = max_steps if max_steps is not None else 10**9
+    return Plan(steps, seconds, 0 if again else 20, 0.1 * time, min(structures, round(25.0 * time)), 400)
 
 
 def _shorten(plan: Plan, seconds: float) -> Plan:
     fine = 0.0 if plan.fine_steps == 0 else 0.1 * seconds
-    return Plan(plan.steps, seconds - fine, plan.fine_steps, fine, plan.loads, plan.fine_pairs)
+    return Plan(plan.steps, seconds - fine, plan.fine_steps, fine, plan.consistent, plan.fine_pairs)
 
 
 def _together(first: Dataset, second: Dataset) -> Dataset:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from neuroscale_couple.errors import ArtifactError
 from neuroscale_couple.operator.neuroscale import NeuroScale, Physics, Sizes
 from neuroscale_couple.physics.base import CellLaw, CellProblem
 from neuroscale_couple.values import F64
+from neuroscale_couple.workers import Workers
 
 DIRECTIONS = 256
 """Load directions over which the law's moduli are averaged to get a comparison medium."""
@@ -125,16 +127,39 @@ def scales_of(model: NeuroScale) -> dict[str, float]:
 
 def features_of(model: NeuroScale, phase: Tensor, chunk: int = 32) -> tuple[Tensor, Tensor, Tensor]:
     """Forms, scalars and image (float16) of many micro structures, uint8 [n, y, x]; see `NeuroScale.features`."""
-    parts = list(_features(model, phase, chunk))
-    forms, scalars, image = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+
+    def work(part: slice) -> tuple[Tensor, ...]:
+        forms, scalars, image = model.features(phase[part].float())
+        return forms, scalars, image.half()
+
+    forms, scalars, image = in_parts(len(phase), work, chunk)
     return forms, scalars, image
 
 
-def _features(model: NeuroScale, phase: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    with torch.no_grad():
-        for part in phase.split(chunk):
-            forms, scalars, image = model.features(part.float())
-            yield forms, scalars, image.half()
+def in_parts(n: int, work: Callable[[slice], tuple[Tensor, ...]], chunk: int = 32) -> tuple[Tensor, ...]:
+    """Tensors that `work` computes for parts of n rows, without gradients and in several threads, put together."""
+    slices = [slice(start, min(start + chunk, n)) for start in range(0, n, chunk)]
+    found: dict[int, tuple[Tensor, ...]] = {}
+
+    def run(part: slice) -> None:
+        with torch.no_grad():
+            found[part.start] = work(part)
+
+    workers = Workers()
+    workers.run(run, slices)
+    workers.close()
+    return tuple(torch.cat(tensors) for tensors in zip(*(found[part.start] for part in slices), strict=True))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Train with one torch thread: the operations are too short to be split, and barriers cost dearly on busy cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def set_statistics(model: NeuroScale, scalars: Tensor) -> None:

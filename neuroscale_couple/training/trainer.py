@@ -21,13 +21,15 @@ from neuroscale_couple.operator.neuroscale import NeuroScale
 from neuroscale_couple.physics.base import CellLaw
 from neuroscale_couple.training.dataset import Dataset
 from neuroscale_couple.training.losses import data_loss, relative_energy
-from neuroscale_couple.training.model import features_of
+from neuroscale_couple.training.model import features_of, in_parts
 
 TANGENT_WEIGHT = 0.3
 BATCH = 64
 """Micro structures per step."""
 LOADS = 12
 """Load states of a micro structure per step, at most."""
+PYRAMID = 0.1
+"""Share of the budget in which the pyramid is trained too."""
 DIVERSITY = 0.5
 """Members weigh each structure between 1 - d and 1 + d, so that they differ where data are thin."""
 
@@ -78,8 +80,8 @@ class Table:
 
     def freeze_pyramid(self, model: NeuroScale) -> None:
         """Compute the pyramid's descriptors once; its weights then stay as they are."""
-        with torch.no_grad():
-            self.descriptors = torch.cat([model.describe(part.float()) for part in self.image.split(32)])
+        parts = in_parts(len(self.image), lambda part: (model.describe(self.image[part].float()),))
+        self.descriptors = parts[0]
 
     def encode(self, model: NeuroScale, structure: Tensor) -> tuple[Tensor, Tensor]:
         """Parameters of the coarse head for some structures, with gradients. structure: int64 [m], rows."""
@@ -110,10 +112,15 @@ class CoarseTrainer:
         self.weight = 1.0 + DIVERSITY * (2.0 * uniform - 1.0)
 
     def run(self, budget: Budget, tick: Callable[[float], None] | None = None) -> None:
-        """Train until the budget is used up; tick(share of the budget) after each pass over the data."""
+        """Train until the budget is used up; tick(share of the budget) after each pass over the data.
+
+        The pyramid is trained in the first `PYRAMID` of the budget, then it is frozen: steps cost a quarter after that.
+        """
         self._resume()
         saved = time.perf_counter()
         while budget.fraction(self.step) < 1.0:
+            if self.table.descriptors is None and budget.fraction(self.step) >= PYRAMID:
+                self.table.freeze_pyramid(self.model)
             order = torch.randperm(len(self.table), generator=self.generator)
             for chosen in order.split(min(BATCH, len(order))):
                 share = budget.fraction(self.step)
