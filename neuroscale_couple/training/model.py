@@ -137,7 +137,7 @@ def features_of(model: NeuroScale, phase: Tensor, chunk: int = 32) -> tuple[Tens
 
 
 def in_parts(n: int, work: Callable[[slice], tuple[Tensor, ...]], chunk: int = 32) -> tuple[Tensor, ...]:
-    """Tensors that `work` computes for parts of n rows, without gradients and in several threads, put together."""
+    """Tensors [n, ...] that `work` computes for parts of n rows, without gradients, in several threads."""
     slices = [slice(start, min(start + chunk, n)) for start in range(0, n, chunk)]
     found: dict[int, tuple[Tensor, ...]] = {}
 

@@ -44,6 +44,7 @@ def head(conditions: int) -> tuple[CoarseHead, Tensor, Tensor]:
     with torch.no_grad():
         made.third.weight *= 10.0
     forms = torch.randn(6, 4, 2, 2, dtype=torch.float64)
+    made.requires_grad_(False)
     base, code = made(torch.randn(2, 6, 5, dtype=torch.float64), forms @ forms.transpose(-2, -1))
     return made, base, code
 
@@ -74,7 +75,7 @@ def test_condition_slope_is_the_derivative_of_the_flux() -> None:
 def test_the_physical_guess_dominates_an_untrained_head() -> None:
     """Before training L_k is close to R_k, the Cholesky factor of a mixture of the encoder's forms."""
     torch.manual_seed(3)
-    made = CoarseHead((2, 3, 3, 0), 4, 5, 8)
+    made = CoarseHead((2, 3, 3, 0), 4, 5, 8).requires_grad_(False)
     forms = torch.eye(3).expand(7, 4, 3, 3)
     base, code = made(torch.randn(2, 7, 5), forms)
     factors, _, _ = made.parameters_at(base, code, torch.zeros(7, 0))
