@@ -29,7 +29,7 @@ def fit(
     start: artifact to go on from (its weights lie beside it)
     Raises: ArtifactError, ValueError if the data are too few.
     """
-    from neuroscale_couple.training.fit import fit as run
+    from neuroscale_couple.training.fitting import fit as run
 
     return run(problem, data, settings, out, seconds=seconds, max_steps=max_steps, start=start, progress=progress)
 
@@ -39,7 +39,7 @@ def train_from_config(config: schema.Config, folder: Path, progress: Any = None)
 
     folder: of the config file. Raises: ConfigError.
     """
-    from neuroscale_couple.training.fit import train_case
+    from neuroscale_couple.training.fitting import train_case
 
     return train_case(config.neuroscale, folder, progress)
 

@@ -15,7 +15,7 @@ from neuroscale_couple.operator.neuroscale import Sizes
 from neuroscale_couple.surrogate import artifact, load
 from neuroscale_couple.training import fit, train_from_config
 from neuroscale_couple.training.dataset import Dataset, load_ranges
-from neuroscale_couple.training.fit import halves, ranges_of, split
+from neuroscale_couple.training.fitting import halves, ranges_of, split
 from neuroscale_couple.training.model import load_weights, make_model, make_physics, save_weights, set_statistics
 from neuroscale_couple.training.trainer import Budget, CoarseTrainer, Table
 from tests import small_models
@@ -78,9 +78,13 @@ def test_training_goes_on_from_an_artifact(tmp_path: Path) -> None:
     first = small_models.artifact("composite")
     out = tmp_path / "next.pt"
     problem = small_models.problem("composite")
-    fit(problem, small_models.data("composite"), training(), out, max_steps=3, start=first)
+    data = small_models.data("composite")
+    small = np.flatnonzero(np.abs(data.inputs).max(axis=1) < 0.012)
+    narrow = Dataset(data.phase, data.structure[small], data.inputs[small], data.outputs[small], data.tangent[small])
+    fit(problem, narrow, training(), out, max_steps=3, start=first)
     card, parent = artifact.read(out)[1], artifact.read(first)
     assert card.parent == parent[2]
+    assert card.input_range == parent[1].input_range  # the consistency term keeps the old range known
     assert card.metrics["surrogate_coarse.p50"] < 2.0 * parent[1].metrics["surrogate_coarse.p50"]
     load(out, problem, "cpu")
 
@@ -174,3 +178,10 @@ def test_one_call_trains_a_case_from_nothing(tmp_path: Path) -> None:
     assert load(path, small_models.problem("conduction"), "cpu").card.problem["name"] == "conduction"
     with pytest.raises(ConfigError, match=r"neuroscale\.model names no file"):
         train_from_config(schema.Config(neuroscale=small.model_copy(update={"model": None})), tmp_path)
+
+
+def test_the_function_is_not_hidden_by_a_module_of_its_name() -> None:
+    from neuroscale_couple import training as package
+
+    fit_for(steps=1)
+    assert callable(package.fit)

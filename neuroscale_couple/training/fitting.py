@@ -71,6 +71,9 @@ def fit(
     training, held = split(data, settings)
     ranges = ranges_of(problem, settings, training, offline=seconds is None and max_steps is None)
     model, sizes, parent = _model(problem, settings, ranges, start)
+    if start is not None:
+        known = np.asarray(artifact.read(start)[1].input_range)
+        ranges = np.stack([np.minimum(ranges[:, 0], known[:, 0]), np.maximum(ranges[:, 1], known[:, 1])], axis=1)
     scripted = to_torchscript(model)
     rng = np.random.default_rng(settings.seed)
     structures = np.unique(training.structure)
