@@ -87,9 +87,7 @@ def test_artifact_of_another_problem(path: Path) -> None:
 def test_artifact_of_another_material_names_the_constant(path: Path) -> None:
     matrix = {"E": 7000.0, "nu": 0.35, "exponent": 0.5, "reference_strain": 0.01}
     other = make_problem(Problem(name="composite", grid=16, matrix=matrix))  # type: ignore[call-arg]
-    with pytest.raises(
-        ArtifactError, match=r"material\.matrix\.E: expected 7000\.0 \(config\), got 5000\.0"
-    ):
+    with pytest.raises(ArtifactError, match=r"material\.matrix\.E: expected 7000\.0 \(config\), got 5000\.0"):
         load(path, other, "cpu")
 
 
