@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import trapezoid
 from scipy.optimize import brentq
 
 from neuroscale_couple.config.schema import Fine, Microstructure, Problem
@@ -192,7 +193,7 @@ def test_lower_energy_bound_is_the_minimum_over_both_phase_strains() -> None:
     strain = np.array([[0.0, 0.0, 0.05]])
     steps = np.linspace(0.0, 1.0, 41)[1:]
     work = [problem.effective_energy(s * strain, solver.solve(np.arange(1), s * strain).outputs)[0] / s for s in steps]
-    energy = float(np.trapezoid(np.concatenate([[0.0], work]), np.concatenate([[0.0], steps])))
+    energy = float(trapezoid(np.concatenate([[0.0], work]), np.concatenate([[0.0], steps])))
     lower, _ = problem.bounds(strain, phase)
     np.testing.assert_allclose(lower / (2.0 * problem.law.p), energy, rtol=1e-3)
 
