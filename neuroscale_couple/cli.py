@@ -80,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--reuse", action="store_true", help="take an earlier fine-only run of the same configuration")
     run.add_argument("--cold", action="store_true", help="start without a model and learn during the run")
     run.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    run.add_argument("--macro", action="store_true", help="with `transport: precice`: be the macro solver's side")
     serve = add("serve", serve_command, "be the service of `transport: mpi` beside a macro solver", "CASE.yaml")
     for sub in (run, serve):
         sub.add_argument("--fine-only", action="store_true", help="make the run that others are compared with, alone")
@@ -122,6 +123,9 @@ def run_command(args: argparse.Namespace) -> int:
     label = "cold" if args.cold else "fine_only" if args.fine_only else "run"
     quiet_other_ranks()
     say(f"[bold]{escape(loaded.case)}[/]: the resolved configuration", escape(dump(loaded.config).rstrip()))
+    if args.macro:
+        run_macro(loaded, overrides, label)
+        return 0
     reused = False
     if args.compare:
         reused = run_fine_only(args, given | FINE_ONLY)
@@ -129,6 +133,18 @@ def run_command(args: argparse.Namespace) -> int:
     if is_root() and not args.fine_only:
         finish(loaded, label, reused if args.compare else None)
     return 0
+
+
+def run_macro(loaded: Loaded, overrides: dict[str, Any], label: str) -> None:
+    """Execute the macro script alone: the service is another program, which measures and reports."""
+    if loaded.macro is None or loaded.config.neuroscale.transport != "precice":
+        raise ConfigError(f"{loaded.path}: --macro needs a script (neuroscale.macro) and transport: precice")
+    former = assemble.run_options
+    assemble.run_options = assemble.RunOptions(overrides, label=label)
+    try:
+        execute(loaded.macro, loaded.path)
+    finally:
+        assemble.run_options = former
 
 
 def run_fine_only(args: argparse.Namespace, overrides: dict[str, Any]) -> bool:

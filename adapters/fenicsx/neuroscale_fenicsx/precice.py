@@ -1,0 +1,173 @@
+"""The macro solver's side of `transport: precice`: one coupling iteration of preCICE per evaluation.
+
+    evaluate:  write inputs -> advance -> read outputs and tangents          as often as Newton iterates
+    commit:    the last inputs again, until preCICE says that the window has converged
+
+The coupling is serial-implicit with the macro solver first and without acceleration: Newton's method is the iteration,
+and preCICE must end a window only when the same data come twice (a tight measure on our outputs, two iterations at
+least). A point's id in the service is the number of its vertex; on one macro rank that is the adapter's own id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import chdir
+from typing import Any
+
+import numpy as np
+
+from neuroscale_couple import Points, Source
+from neuroscale_couple.assemble import results_folder
+from neuroscale_couple.config.precice_fields import find_interfaces
+from neuroscale_couple.errors import ConfigError, InputError, TransportError
+from neuroscale_couple.physics import make_problem
+from neuroscale_couple.transport.base import Closure, State
+from neuroscale_couple.values import Outputs, Reply
+
+
+class PreciceClosure(Closure):
+    """A preCICE participant with the calls of a closure; the service is a participant of its own."""
+
+    def __init__(self, loaded: Any, comm: Any, points: Points) -> None:
+        """Provide the mesh of the coupling points and meet the service.
+
+        loaded: the configuration, the same file that the service runs with
+        Raises: ConfigError, TransportError. Collective: yes, over comm
+        """
+        problem = make_problem(loaded.config.neuroscale.problem)
+        self.inputs, self.outputs = problem.inputs, problem.outputs
+        self.folder = results_folder(loaded)
+        if comm.Get_rank() == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        file, interfaces = find_interfaces(loaded.config, loaded.folder, self.inputs, self.outputs)
+        if len(interfaces) != 1:
+            raise ConfigError(f"{loaded.path}: interfaces: a dolfinx mesh has one coupling mesh, got {len(interfaces)}")
+        self._interface = interfaces[0]
+        self._turned = self._transposed()
+        self._name = file.peers(loaded.config.participant_name, [self._interface.mesh])[self._interface.mesh]
+        self._points = points
+        self._order = np.argsort(points.ids)
+        self._participant = self._join(file.path, loaded.folder, comm)
+        self._last: np.ndarray | None = None
+        self._begun = self._closed = False
+
+    def _join(self, path: Any, folder: Any, comm: Any) -> Any:
+        try:
+            import precice
+        except ImportError as error:
+            raise ConfigError(
+                f"transport: precice needs preCICE and its Python package in the macro solver's environment as well "
+                f"({error}): see docs/fenicsx.md"
+            ) from None
+        with chdir(folder):
+            try:
+                participant = precice.Participant(self._name, str(path), comm.Get_rank(), comm.Get_size())
+                coordinates = self._points.coordinates[self._order]
+                self._ids = list(participant.set_mesh_vertices(self._interface.mesh, coordinates))
+                participant.initialize()
+            except Exception as error:
+                raise self._failed("initialize", error) from None
+        return participant
+
+    def evaluate(
+        self, inputs: Mapping[str, Any], t: float, dt: float, totals: Mapping[str, float] | None = None
+    ) -> Outputs:
+        """See `Closure.evaluate`; dt must be the window size of preCICE, and no totals can be sent."""
+        if totals:
+            raise InputError("transport: precice cannot carry totals; take transport: embedded or mpi for a balance")
+        rows = self.inputs.pack(inputs, len(self._points))
+        self._check_step(t, dt)
+        self._last = rows[self._order]
+        self._advance(dt)
+        if self._call("is_time_window_complete"):
+            raise TransportError(
+                f"t = {t:g}: preCICE took the window for converged before Newton did: tighten the convergence measure "
+                'of our outputs (limit="1e-12") and set <min-iterations value="2" />'
+            )
+        return self._read(dt)
+
+    def _check_step(self, t: float, dt: float) -> None:
+        if not self._call("is_coupling_ongoing"):
+            raise TransportError(f"t = {t:g}: the coupling has ended: raise max-time in the preCICE configuration")
+        window = float(self._call("get_max_time_step_size"))
+        if abs(window - dt) > 1e-9 * window:
+            raise TransportError(
+                f"t = {t:g}: the macro solver's step is {dt:g}, the time window of preCICE {window:g}: they must agree"
+            )
+        if not self._begun:
+            self._begun = bool(self._call("requires_writing_checkpoint"))
+            if not self._begun:
+                raise TransportError("the coupling scheme is explicit: Newton's method needs serial-implicit")
+
+    def _advance(self, dt: float) -> None:
+        """Send the last inputs and let the service answer them."""
+        assert self._last is not None
+        for carrier in self._interface.read:
+            pairs = zip(carrier.columns, carrier.factors, strict=True)
+            values = np.stack([self._last[:, column] / factor for column, factor in pairs], axis=1)
+            values = values if carrier.vector else values[:, 0]
+            self._call("write_data", self._interface.mesh, carrier.data, self._ids, values)
+        self._call("advance", dt)
+        self._call("requires_reading_checkpoint")
+
+    def _read(self, dt: float) -> Outputs:
+        """What the service answered, in the order of the points."""
+        n, n_out, n_in = len(self._points), self.outputs.size, self.inputs.size
+        columns = np.full((n, n_out * (1 + n_in) + 3), np.nan)
+        for carrier in self._interface.write:
+            values = self._call("read_data", self._interface.mesh, carrier.data, self._ids, dt)
+            values = np.asarray(values, dtype=np.float64).reshape(n, len(carrier.columns))
+            columns[self._order[:, None], carrier.columns] = values * carrier.factors
+        for missing, present in self._turned:
+            columns[:, missing] = columns[:, present]
+        source = np.nan_to_num(columns[:, -3], nan=float(Source.FINE)).round().astype(np.uint8)
+        tangent = columns[:, n_out : n_out * (1 + n_in)].reshape(n, n_out, n_in)
+        error = np.nan_to_num(columns[:, -2])
+        return Outputs(self.outputs, Reply(columns[:, :n_out], tangent, source, np.zeros(n, dtype=np.uint8), error))
+
+    def _transposed(self) -> list[tuple[int, int]]:
+        """Columns of the tangent that the coupling leaves out, each with its transpose. Raises: ConfigError"""
+        n_out, n_in = self.outputs.size, self.inputs.size
+        there = {column for carrier in self._interface.write for column in carrier.columns}
+        pairs = []
+        for i, j in np.ndindex(n_out, n_in):
+            if n_out + i * n_in + j in there:
+                continue
+            turned = n_out + j * n_in + i
+            if i == j or j >= n_out or turned not in there:
+                names = f"d {self.outputs.columns[i]} / d {self.inputs.columns[j]}"
+                raise ConfigError(f"interfaces.write_data: Newton needs the whole tangent, {names} is not exchanged")
+            pairs.append((n_out + i * n_in + j, turned))
+        return pairs
+
+    def commit(self, macro_state: State | None = None) -> None:
+        """See `Closure.commit`; the service keeps no state of the macro solver."""
+        if self._last is None:
+            raise TransportError("commit was called before evaluate")
+        dt = float(self._call("get_max_time_step_size"))
+        while not self._call("is_time_window_complete"):
+            self._advance(dt)
+        self._begun, self._last = False, None
+
+    def rollback(self) -> None:
+        """Newton starts again in the same window; preCICE counts its iterations on."""
+
+    def resumed(self) -> None:
+        """See `Closure.resumed`: a coupling by preCICE is not resumed by us."""
+        return None
+
+    def close(self) -> None:
+        """See `Closure.close`."""
+        if not self._closed:
+            self._closed = True
+            self._call("finalize")
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self._participant, name)(*arguments)
+        except Exception as error:
+            raise self._failed(name, error) from None
+
+    def _failed(self, what: str, error: Exception) -> TransportError:
+        said = f"preCICE failed ({self._name!r}, {what}): {str(error).strip()}"
+        return TransportError(f"{said}; if the service has ended, its output says why")
