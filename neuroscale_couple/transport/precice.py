@@ -8,6 +8,7 @@ Our participant has direct access to the macro solver's meshes. All their vertic
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
@@ -147,11 +148,13 @@ class PreciceDriver:
         if self._call("requires_writing_checkpoint"):
             self.implicit = True
         dt = self._step_size()
-        inputs, blank = self._read(dt)
+        with self._section("neuroscale read"):
+            inputs, blank = self._read(dt)
         with self._section("neuroscale evaluate"):
             outputs = closure.evaluate(self.inputs.unpack(inputs), self.time + dt, dt, blank=blank)
-        self._write(outputs, closure.model_version)
-        with self._waiting(f"waiting for {self._peer_names}"):
+        with self._section("neuroscale write"):
+            self._write(outputs, closure.model_version)
+        with self._waiting(f"waiting for {self._peer_names}", together=True):
             self.participant.advance(dt)
         self.time += dt
         self.step += 1
@@ -194,6 +197,8 @@ class PreciceDriver:
         )
         if self.settings.unconverged == "stop":
             raise TransportError(f"{self._place}: {said}")
+        if rank(self.comm) == 0:
+            sys.stderr.write(f"neuroscale-couple: {self._place}: {said}\n")
 
     # -- data ------------------------------------------------------------------------------------------------
 
@@ -244,13 +249,17 @@ class PreciceDriver:
             raise self._failed(name, error) from None
 
     @contextmanager
-    def _waiting(self, what: str) -> Iterator[None]:
-        """A call of preCICE that waits for others. Raises: TransportError"""
+    def _waiting(self, what: str, together: bool = False) -> Iterator[None]:
+        """A call of preCICE that waits for others. together: no program may leave meanwhile. Raises: TransportError"""
         seconds = self.settings.timeout
         self.watch.begin(
             seconds,
             f"{self._place}: {self.us!r} was {what} for {seconds:g} s (neuroscale.precice.timeout) and ends; look at "
             "the other program's output, or raise the time-out",
+            f"{self._place}: {self.us!r} was {what}, but the other program has gone: its connection is closed; its "
+            "output says why"
+            if together
+            else "",
         )
         try:
             yield

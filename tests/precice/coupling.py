@@ -15,17 +15,16 @@ from typing import Any
 import numpy as np
 import yaml
 
-from neuroscale_couple.config import schema
-from neuroscale_couple.fine import make_fine_solver
-from neuroscale_couple.physics import make_problem
-from neuroscale_couple.physics.microstructure import generate
+from neuroscale_couple import connect
 from neuroscale_couple.values import Points
+from tests.mpi.launch import environment, mpirun
 
 PROGRAMS = Path(__file__).parent / "programs"
 COMPONENTS = ("XX", "YY", "XY")
 STRAINS = [f"Strain-{c}" for c in COMPONENTS]
 STRESSES = [f"Stress-{c}" for c in COMPONENTS]
 GRID = 8
+HUNG = 999
 AITKEN = "aitken"
 IQN = "iqn"
 MICROSTRUCTURE = {"kind": "fibres", "size": [0.3, 0.5], "seed": 1}
@@ -160,6 +159,19 @@ class Ended:
     macro_status: int
     macro_output: str
     heard: dict[str, Any]
+    calls: list[list[dict[str, Any]]]
+
+    @property
+    def good(self) -> Ended:
+        """Fail, showing all output, unless both programs ended well."""
+        assert (self.status, self.macro_status) == (0, 0), self.output[-3000:] + self.macro_output[-3000:]
+        return self
+
+    def failed(self, *said: str) -> None:
+        """Fail, showing all output, unless ours ended by itself, non-zero, with these texts."""
+        assert self.status not in (0, HUNG), f"status {self.status}\n{self.output[-3000:]}"
+        for text in said:
+            assert text in self.output, self.output[-3000:]
 
 
 class Case:
@@ -194,9 +206,11 @@ class Case:
         # the command line where it is asked for; else the same run without its report, which is faster
         program = ["-m", "neuroscale_couple.cli", "run"] if command_line else [str(PROGRAMS / "participant.py")]
         mine = self._start([*launcher(ranks), sys.executable, *program, str(self.yaml)], "neuroscale")
-        status, macro_status = _wait(mine, timeout), _wait(macro, 20.0)
+        status = _wait(mine, timeout)
+        macro_status = _wait(macro, 20.0 if status == 0 else 3.0)
         heard = dict(np.load(self.out)) if self.out.exists() else {}
-        return Ended(status, self._output("neuroscale"), macro_status, self._output("macro"), heard)
+        calls = [json.loads(path.read_text()) for path in sorted(self.folder.glob("calls-*.json"))]
+        return Ended(status, self._output("neuroscale"), macro_status, self._output("macro"), heard, calls)
 
     def _start(self, command: list[str], name: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("wb") as log:
@@ -214,41 +228,28 @@ class Case:
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> int:
-    """Exit status; a program that takes too long is ended and counts as 999."""
+    """Exit status; a program that takes too long is ended and counts as HUNG."""
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        return 999
-
-
-def environment() -> dict[str, str]:
-    """Environment of the programs: one thread each, and ranks that share cores."""
-    root = str(Path(__file__).parents[2])
-    return os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")])),
-        "OMP_NUM_THREADS": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "OMPI_MCA_mpi_yield_when_idle": "1",
-        "OMPI_MCA_hwloc_base_binding_policy": "none",
-        "OMPI_MCA_rmaps_base_oversubscribe": "1",
-    }
+        return HUNG
 
 
 def launcher(ranks: int) -> list[str]:
     """What starts our participant on several ranks; nothing for one."""
-    return [] if ranks == 1 else ["mpirun", "-n", str(ranks)]
+    return [] if ranks == 1 else [mpirun(), "-n", str(ranks)]
 
 
-def fine_answer(setup: Setup, strain: Any, ids: Any = None) -> Any:
-    """Stress [n, 3] of the fine solver alone for strain [n, 3], points numbered as preCICE numbers the vertices."""
-    problem = make_problem(schema.Problem(name="composite", grid=GRID))
-    ids = np.arange(len(strain)) if ids is None else ids
-    phase = generate(schema.Microstructure(**MICROSTRUCTURE), ids, GRID, Path())
-    solver = make_fine_solver(schema.Fine(tolerance=1e-9), problem)
-    solver.attach(Points(ids, np.zeros((len(ids), 2)), np.ones(len(ids)), {"phase": phase}))
-    answer = solver.solve(np.arange(len(ids)), np.ascontiguousarray(strain))
-    assert answer.converged.all()
-    return answer.outputs
+def embedded(case: Case, strain: Any, tangent: bool = False) -> Any:
+    """Stress [n, 3] (or tangent [n, 3, 3]) that the embedded transport gives for strain [n, 3] of the same points."""
+    ours = yaml.safe_load(case.yaml.read_text())
+    ours["neuroscale"] |= {"transport": "embedded", "output": {"folder": str(case.folder / "embedded")}}
+    path = case.folder / "embedded.yaml"
+    path.write_text(yaml.safe_dump(ours))
+    n = len(strain)
+    with connect(path, None, Points(np.arange(n), np.zeros((n, 2)), np.ones(n))) as closure:
+        answer = closure.evaluate({"strain": strain}, 0.0, 1.0)
+        closure.commit()
+    return answer.tangent if tangent else answer["stress"]
