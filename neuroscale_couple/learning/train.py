@@ -201,7 +201,7 @@ class OnlineLearner(Learner):
 
     def _fit(self, samples: Samples, out: Path, start: Path | None) -> None:
         from neuroscale_couple.training.dataset import Dataset
-        from neuroscale_couple.training.fit import fit
+        from neuroscale_couple.training.fitting import fit
 
         data = Dataset(
             phase=samples.parameters["phase"],

@@ -91,7 +91,7 @@ def toy_artifacts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def learner(folder: Path, fit: Fit | None, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Learner:
-    monkeypatch.setattr(importlib.import_module("neuroscale_couple.training.fit"), "fit", fit)
+    monkeypatch.setattr(importlib.import_module("neuroscale_couple.training.fitting"), "fit", fit)
     made = make_learner(
         schema.Learning(**{"mode": "online", "min_samples": 100, "hold_out": 0.3, **settings}),
         schema.Training(),

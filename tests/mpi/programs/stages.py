@@ -64,7 +64,7 @@ def audited(mine: dict[str, Any], points: Points, comm: Any) -> dict[str, Any]:
 
 def trained(mine: dict[str, Any], points: Points, comm: Any, folder: Path) -> int:
     neuroscale_couple.surrogate.load = lambda path, problem, device="auto": Toy(path)
-    training = importlib.import_module("neuroscale_couple.training.fit")
+    training = importlib.import_module("neuroscale_couple.training.fitting")
     training.fit = lambda problem, data, settings, out, **_: artifact(out, 0.004)  # type: ignore[attr-defined]
     settings = schema.Learning(mode="online", min_samples=50, hold_out=0.3)
     learner = make_learner(settings, schema.Training(), PROBLEM, folder, comm)
