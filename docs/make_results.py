@@ -84,7 +84,16 @@ def _where(record: dict[str, Any]) -> str:
     return f"Machine: {text}."
 
 
+def precice(record: dict[str, Any]) -> str:
+    """`benchmarks/precice_transport.py --json`."""
+    head = ["points", "as", "read, ms", "own work, ms", "write, ms", "advance and waiting, ms", "total, ms"]
+    parts = ("read", "own", "write", "advance", "total")
+    rows = [[f"{r['points']:,}", r["form"], *(f"{r[f'{part}_ms']:.2f}" for part in parts)] for r in record["rows"]]
+    return table(head, rows) + "\nMedians of one run, both participants on one machine.\n"
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "precice": precice,
     "case_01": case,
     "case_01_cold": case,
     "loop": loop,

@@ -85,7 +85,8 @@ def output_columns(inputs: Layout, outputs: Layout) -> list[Column]:
     """The columns that we can write: outputs, tangent (row by row) and diagnostics."""
     found = []
     for full, (f, c) in zip(outputs.columns, _components(outputs), strict=True):
-        turned = {plain(f.name + c[::-1])} if len(c) == 2 else set()  # a symmetric tensor: yx is xy
+        # a symmetric tensor: yx is xy
+        turned = {plain(f.name + c[::-1])} if len(c) == 2 and c[::-1] not in f.components else set()
         found.append(Column(full, f.name, c, f.unit, frozenset({plain(f.name + c)} | turned)))
     rows, columns = _labels(outputs), _labels(inputs)
     out_units, in_units = _units(outputs), _units(inputs)

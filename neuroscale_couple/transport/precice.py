@@ -227,7 +227,7 @@ class PreciceDriver:
                 continue
             for carrier in mesh.interface.write:
                 pairs = zip(carrier.columns, carrier.factors, strict=True)
-                columns = [sides.column(i)[mesh.rows] / factor for i, factor in pairs]
+                columns = [_theirs(sides.column(i)[mesh.rows], factor) for i, factor in pairs]
                 values = np.stack(columns, axis=1) if carrier.vector else columns[0]
                 self._call("write_data", mesh.interface.mesh, carrier.data, mesh.ids, values)
 
@@ -312,7 +312,12 @@ def _place(rows: F64, carrier: Carrier, values: F64) -> None:
     """Put the values of one data field into the columns that it carries."""
     values = values.reshape(len(rows), len(carrier.columns))
     for k, (column, factor) in enumerate(zip(carrier.columns, carrier.factors, strict=True)):
-        rows[:, column] = values[:, k] * factor
+        rows[:, column] = values[:, k] if factor == 1.0 else values[:, k] * factor
+
+
+def _theirs(values: F64, factor: float) -> F64:
+    """Our values in the unit of the data field."""
+    return values if factor == 1.0 else values / factor
 
 
 def _stacked(coordinates: list[F64]) -> F64:

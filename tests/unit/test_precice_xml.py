@@ -89,6 +89,13 @@ def test_components_may_be_named_one_by_one(case: Case) -> None:
     assert carried(found.write, output_columns(STRAIN, STRESS))["Stress-YX"] == ["stress.xy"]
 
 
+def test_components_of_a_tensor_that_is_not_symmetric_are_told_apart() -> None:
+    velocity = Layout((FieldSpec("gradient", ("xx", "xy", "yx", "yy"), "1/s"),))
+    columns = output_columns(STRAIN, velocity)
+    assert columns[1].aliases == {"gradientxy"}
+    assert columns[2].aliases == {"gradientyx"}
+
+
 def test_names_of_the_users_own(tmp_path: Path) -> None:
     case = Case(tmp_path, Setup(extra_write=("cmat1", "cmat2")))
     case.replace('<data:scalar name="cmat1"', '<data:vector name="cmat1"')
