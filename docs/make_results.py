@@ -23,6 +23,15 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted((ROOT / "cases"
 BLOCK = re.compile(r"(<!-- results: (?P<name>[\w-]+) -->\n).*?(<!-- end results -->)", re.DOTALL)
 
 
+MACRO = {
+    "displacement_l2": "displacement (relative L2)",
+    "reaction_force": "reaction force",
+    "temperature_l2": "temperature rise (relative L2)",
+    "heat_flow": "heat flow through the hot edge",
+}
+"""Words for the macro errors of a summary."""
+
+
 def table(head: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
@@ -43,8 +52,7 @@ def case(record: dict[str, Any]) -> str:
         ["fine-only run, same machine and cores", f"{record['fine_only_wall_s']:.1f} s"],
         ["run with the surrogate, everything included", f"{wall['total']:.1f} s"],
         ["**speed-up**", f"**{record['speedup']:.1f}**"],
-        ["displacement against fine-only (relative L2)", percent(record["macro_error"]["displacement_l2"])],
-        ["reaction force against fine-only", percent(record["macro_error"]["reaction_force"])],
+        *[[f"{MACRO[k]} against fine-only", percent(e)] for k, e in record["macro_error"].items() if k in MACRO],
         ["answered by coarse head / fine head / fine solver", " / ".join(
             percent(answered[k] / total) for k in ("surrogate_coarse", "surrogate_fine", "fine"))],
         ["tolerance of the gate", percent(record["tolerance"])],
@@ -78,6 +86,21 @@ def kernels(record: dict[str, Any]) -> str:
     return table(head, rows) + f"\n{_where(record)}\n"
 
 
+def fenicsx_refinement(record: dict[str, Any]) -> str:
+    """`benchmarks/fenicsx_refinement.py --json`."""
+
+    def shown(r: dict[str, Any], name: str) -> list[str]:
+        order = r["order_" + name]
+        return [f"{r[name]:.2e}", "-" if order is None else f"{order:.2f}"]
+
+    rows = [
+        [str(r["degree"]), f"{r['cells']}²", f"{r['points']:,}", *shown(r, "l2"), *shown(r, "h1")]
+        for r in record["rows"]
+    ]
+    head = ["degree", "elements", "points", "L2 error", "order", "H1 error", "order"]
+    return table(head, rows) + f"\n{_where(record)}\n"
+
+
 def _where(record: dict[str, Any]) -> str:
     machine = record.get("machine", "")
     text = ", ".join(f"{k}: {v}" for k, v in machine.items()) if isinstance(machine, dict) else str(machine)
@@ -96,6 +119,9 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "precice": precice,
     "case_01": case,
     "case_01_cold": case,
+    "case_02": case,
+    "case_03": case,
+    "fenicsx_refinement": fenicsx_refinement,
     "loop": loop,
     "kernels": kernels,
 }

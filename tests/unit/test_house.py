@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 FUNCTION, FILE, NESTING, LINE = 60, 400, 3, 120
 
 PACKAGE = sorted((ROOT / "neuroscale_couple").rglob("*.py"))
-OTHERS = sorted(p for folder in ("benchmarks", "cases", "docs", "tests") for p in (ROOT / folder).rglob("*.py"))
+FOLDERS = ("adapters", "benchmarks", "cases", "docs", "tests")
+OTHERS = sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py"))
 CPP = sorted(p for end in ("h", "cpp", "cu", "C", "H") for p in (ROOT / "csrc").rglob(f"*.{end}"))
 BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 BLOCKS = (ast.For, ast.While, ast.If, ast.With, ast.Try, ast.Match, ast.AsyncFor, ast.AsyncWith)

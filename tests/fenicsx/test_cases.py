@@ -1,0 +1,173 @@
+"""Cases 02 and 03: the README's commands on a few elements, and the first step of the whole case."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from neuroscale_couple.cli import FINE_ONLY, main
+from neuroscale_couple.config.load import load
+from tests.mpi.launch import environment, mpirun
+
+pytestmark = [pytest.mark.needs("fenicsx"), pytest.mark.timeout(240)]
+CASES = Path(__file__).parents[2] / "cases"
+HEAT, COOK = CASES / "02_fenicsx_two_scale_heat", CASES / "03_fenicsx_fe2_cook"
+SMALL = {HEAT: {"settings.cells": "[3,2]", "gate.audit": 0.2}, COOK: {"settings.cells": "[4,3]", "gate.audit": 0.2}}
+FIRST = {
+    HEAT: {"settings.steps": 1, "settings.duration": 200.0},
+    COOK: {"settings.steps": 1, "settings.load": 0.0625},
+}
+
+
+def expected(case: Path) -> dict[str, Any]:
+    return tomllib.loads((case / "expected.toml").read_text())
+
+
+def sets(values: dict[str, Any]) -> list[str]:
+    texts = {key: {None: "null", True: "true", False: "false"}.get(v, str(v)) for key, v in values.items()}
+    return [part for key, text in texts.items() for part in ("--set", f"{key}={text}")]
+
+
+def copied(case: Path, folder: Path) -> Path:
+    """A copy of a case, without results and training data."""
+    return Path(shutil.copytree(case, folder / case.name, ignore=shutil.ignore_patterns("runs", "training_data")))
+
+
+def macro(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / "macro.npz") as stored:
+        return {name: stored[name] for name in stored.files if stored[name].dtype.kind != "U"}
+
+
+@dataclass
+class Line:
+    """A command of a README that was executed, and what lay in the results folder after it."""
+
+    text: str
+    output: str
+    summary: dict[str, Any]
+    results: dict[str, np.ndarray]
+
+
+def execute_readme(case: Path, folder: Path) -> list[Line]:
+    """All commands in the README's sh blocks, in order, on a few elements."""
+    here = copied(case, folder)
+    blocks = re.findall(r"```sh\n(.*?)```", (case / "README.md").read_text(), re.DOTALL)
+    programs = [str(Path(sys.executable).parent), str(Path(mpirun()).parent), "/usr/bin", "/bin"]
+    surroundings = environment() | {"PATH": os.pathsep.join(programs)}
+    lines = []
+    for text in "".join(blocks).splitlines():
+        options = " ".join(f"'{part}'" if "[" in part else part for part in sets(SMALL[case]))
+        command = re.sub(r"(neuroscale-couple \w+ neuroscale\.yaml)", rf"\1 {options}", text)
+        done = subprocess.run(
+            ["sh", "-c", command], cwd=here, env=surroundings, text=True, timeout=200, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{text}\n{done.stdout}"
+        out = here / "runs" / case.name
+        found = json.loads((out / "summary.json").read_text()) if (out / "summary.json").exists() else {}
+        run = next((out / label for label in ("run", "fine_only") if (out / label / "macro.npz").exists()), None)
+        lines.append(Line(text, done.stdout, found, macro(run) if run is not None else {}))
+    return lines
+
+
+def largest(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a - b).max() / np.abs(b).max())
+
+
+def hold(summary: dict[str, Any], case: Path, keys: tuple[str, ...]) -> None:
+    """A compared run against `expected.toml`."""
+    gated = expected(case)["gated"]
+    for key in keys:
+        assert summary["macro_error"][key] <= gated[key], key
+    assert summary["audit"]["n"] > 0
+    assert summary["audit"]["share_above_tolerance"] <= gated["share_above_tolerance"]
+    asked = sum(summary["answered"][name] for name in ("surrogate_coarse", "surrogate_fine", "fine"))
+    assert asked == summary["points"] * summary["iterations"]
+    assert summary["answered"]["fine"] < 0.5 * asked
+    more = gated["more_newton_iterations_per_step"]
+    newton = summary["newton_iterations"]
+    assert all(ours <= alone + more for ours, alone in zip(newton["run"], newton["fine_only"], strict=True))
+
+
+def test_readme_of_the_two_scale_heat_case(tmp_path: Path) -> None:
+    check, compare, beside = execute_readme(HEAT, tmp_path)
+    assert "all good" in check.output
+    assert (compare.summary["points"], compare.summary["windows"]) == (24, 8)
+    hold(compare.summary, HEAT, ("temperature_l2", "heat_flow"))
+    for name in ("temperature_rise", "heat_flow"):
+        assert largest(beside.results[name], compare.results[name]) < 1e-6
+    assert (tmp_path / HEAT.name / "runs" / HEAT.name / "report.html").is_file()
+
+
+def test_readme_of_cooks_membrane(tmp_path: Path) -> None:
+    check, alone, gated, report, serial = execute_readme(COOK, tmp_path)
+    assert "all good" in check.output
+    assert not alone.summary, "a fine-only run is compared later"
+    assert gated.summary["macro_error"] is None
+    assert (report.summary["points"], report.summary["windows"]) == (48, 8)
+    hold(report.summary, COOK, ("displacement_l2",))
+    hold(serial.summary, COOK, ("displacement_l2",))
+    load_at_end = load(COOK / "neuroscale.yaml").config.neuroscale.settings["load"]
+    for line in (gated, serial):
+        assert line.results["reaction_force"][-1] == pytest.approx([0.0, -load_at_end], abs=1e-5)
+    assert largest(gated.results["displacement"], serial.results["displacement"]) < 1e-5
+    assert largest(alone.results["displacement"], serial.results["displacement"]) < 0.01
+
+
+@pytest.mark.parametrize("case", [HEAT, COOK], ids=lambda case: case.name)
+def test_settings_and_expectations_agree(case: Path) -> None:
+    config, wanted = load(case / "neuroscale.yaml").config.neuroscale, expected(case)
+    along, across = config.settings["cells"]
+    assert 4 * along * across == wanted["size"]["points"]
+    assert config.settings["steps"] == wanted["size"]["windows"] == len(wanted["fine_only"]["values"])
+    assert wanted["gated"]["share_above_tolerance"] == pytest.approx(1 - config.gate.confidence)
+    assert (case / config.model).stat().st_size < 2e6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [HEAT, COOK], ids=lambda case: case.name)
+def test_first_step_of_the_whole_case(case: Path, tmp_path: Path) -> None:
+    """The fine-only answer and Newton iterations of the first step, all points."""
+    config = copied(case, tmp_path) / "neuroscale.yaml"
+    assert main(["run", str(config), "--out", str(tmp_path), *sets(FINE_ONLY | FIRST[case])]) == 0
+    found, wanted = macro(tmp_path / case.name / "run"), expected(case)["fine_only"]
+    value = np.ravel(found[wanted["quantity"]][0]).max()
+    assert value == pytest.approx(wanted["values"][0], rel=wanted["relative_tolerance"])
+    assert found["newton_iterations"].tolist() == wanted["newton_iterations"][:1]
+
+
+@pytest.mark.needs("precice")
+def test_heat_by_precice_is_the_embedded_run(tmp_path: Path) -> None:
+    """Service and plate as two preCICE participants: the same answers, and the same audits."""
+    config = copied(HEAT, tmp_path) / "neuroscale.yaml"
+    run = [sys.executable, "-m", "neuroscale_couple.cli", "run", str(config), *sets(SMALL[HEAT])]
+    kept: dict[str, Any] = {"env": environment(), "capture_output": True, "text": True, "timeout": 100, "check": False}
+    alone = subprocess.run([*run, "--out", str(tmp_path / "a")], **kept)
+    assert alone.returncode == 0, alone.stderr
+    coupled = [*run, "--out", str(tmp_path / "b"), "--set", "transport=precice"]
+    with (tmp_path / "service.txt").open("w") as said:
+        service = subprocess.Popen(coupled, env=environment(), stdout=said, stderr=said)
+        try:
+            plate = subprocess.run([*coupled, "--macro"], **kept)
+            status = service.wait(60)
+        finally:
+            service.kill()
+    assert (plate.returncode, status) == (0, 0), plate.stderr + (tmp_path / "service.txt").read_text()
+    ours, embedded = (macro(tmp_path / name / HEAT.name / "run") for name in "ba")
+    assert np.array_equal(ours["newton_iterations"], embedded["newton_iterations"])
+    assert largest(ours["temperature_rise"], embedded["temperature_rise"]) < 1e-9
+    summary = json.loads((tmp_path / "b" / HEAT.name / "summary.json").read_text())
+    assert summary["windows"] == 8
+    evaluations = ours["newton_iterations"].sum() + 8
+    assert summary["iterations"] == evaluations + 8, "preCICE ends a window when the same data come twice"
