@@ -132,10 +132,8 @@ class Step:
 
 
 def extrapolate(history: Sequence[np.ndarray]) -> np.ndarray:
-    """Guess for the next of equal load steps: the parabola (line) through the last three (two) solutions."""
-    if len(history) == 2:
-        return 2 * history[-1] - history[-2]
-    return 3 * history[-1] - 3 * history[-2] + history[-3]
+    """Guess for the next of equal load steps: the line through the last two solutions."""
+    return 2 * history[-1] - history[-2]
 
 
 def solve_step(plate: Plate, guess: np.ndarray, law: Law, tolerance: float, max_iterations: int) -> Step:

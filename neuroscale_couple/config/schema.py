@@ -53,6 +53,7 @@ class Gate(Section):
     audit: Share = Field(
         0.01, description="share of accepted points solved by the fine solver when a window has converged"
     )
+    audit_every: int = Field(1, ge=1, description="audit every n windows; fewer, larger batches of audits cost less")
     stages: tuple[str, ...] = Field(
         ("domain", "uncertainty", "physical", "audit"),
         description="gate stages in order; package.module:Class of your own",

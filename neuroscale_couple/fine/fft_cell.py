@@ -16,9 +16,9 @@ from neuroscale_couple.errors import ConfigError
 from neuroscale_couple.fine.base import FineSolver
 from neuroscale_couple.fine.newton_cg import NewtonCG
 from neuroscale_couple.fine.warm_start import WarmStart
-from neuroscale_couple.workers import Workers
 from neuroscale_couple.physics.base import CellProblem, MicroProblem, macro_to_grid, mean_flux_to_macro
 from neuroscale_couple.values import F64, I64, FineAnswer, Points
+from neuroscale_couple.workers import Workers
 
 _TANGENT_ACCURACY = 1.5e-3
 _CACHE_PIXELS = 64 * 1024

@@ -44,7 +44,7 @@ class Monitor(GateStage):
     def select(self, window: int, ids: I64, source: U8) -> I64:
         """Local rows (int64) of the accepted points to be audited at the end of a window."""
         share = self._settings.audit
-        if share <= 0.0:
+        if share <= 0.0 or (window + 1) % self._settings.audit_every:
             return np.zeros(0, dtype=np.int64)
         drawn = source != Source.FINE
         if share < 1.0:

@@ -25,7 +25,13 @@ from typing import Any
 
 import numpy as np
 
-from neuroscale_couple.calibration import certified_threshold, clean_pairs, error_curve, largest_score, smallest_certifiable
+from neuroscale_couple.calibration import (
+    certified_threshold,
+    clean_pairs,
+    error_curve,
+    largest_score,
+    smallest_certifiable,
+)
 from neuroscale_couple.config import schema
 from neuroscale_couple.gate.base import GateStage, refuse
 from neuroscale_couple.physics.base import MicroProblem

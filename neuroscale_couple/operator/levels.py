@@ -35,9 +35,11 @@ class LippmannSchwinger(nn.Module):
 
     def stress(self, e: Tensor, phase: Tensor) -> Tensor:
         """L(x) e for e [n, j, l, c, y, x] and phase [n, y, x]."""
-        first = torch.einsum("jab,njlbyx->njlayx", self.media[:, 0], e)
-        jump = torch.einsum("jab,njlbyx->njlayx", self.media[:, 1] - self.media[:, 0], e)
-        return first + phase[:, None, None, None] * jump
+        flat = e.flatten(4)
+        first = torch.matmul(self.media[:, 0][None, :, None], flat)
+        jump = torch.matmul((self.media[:, 1] - self.media[:, 0])[None, :, None], flat)
+        stress = torch.addcmul(first, phase.flatten(1)[:, None, None, None], jump)
+        return stress.view(e.shape)
 
     def forward(self, phase: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Bounds, shares of the phases in the last one, and fields.

@@ -75,11 +75,18 @@ class GreenOperator(nn.Module):
 
     def apply_symbol(self, symbol: Tensor, tau: Tensor) -> Tensor:
         """Gamma tau for tau [n, c, y, x] with a symbol from `symbol(y, x, tau)`; returns [n, c, y, x]."""
-        ny, nx = tau.shape[-2], tau.shape[-1]
-        hat = torch.fft.rfft2(tau)
-        out = torch.einsum("ijyx,njyx->niyx", symbol.to(hat.dtype), hat)
-        result: Tensor = torch.fft.irfft2(out, s=(ny, nx))
-        return result
+        ny, nx, c = tau.shape[-2], tau.shape[-1], self.components
+        hat = torch.view_as_real(torch.fft.rfft2(tau)).flatten(-2)
+        both = torch.stack([symbol, symbol], dim=-1).flatten(-2)  # for real and imaginary part
+        rows: list[Tensor] = []
+        for i in range(c):
+            row = both[i, 0] * hat[:, 0]
+            for j in range(1, c):
+                row = torch.addcmul(row, both[i, j], hat[:, j])
+            rows.append(row)
+        out = torch.stack(rows, dim=1).unflatten(-1, [-1, 2])
+        applied: Tensor = torch.fft.irfft2(torch.view_as_complex(out), s=(ny, nx))
+        return applied
 
     def forward(self, tau: Tensor) -> Tensor:
         """Gamma tau for tau [n, c, y, x]."""

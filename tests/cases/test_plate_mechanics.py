@@ -135,10 +135,9 @@ def test_newton_converges_quadratically(mechanics: ModuleType) -> None:
     assert history.min() < 1e-12
 
 
-def test_extrapolation_is_exact_for_a_parabola(mechanics: ModuleType) -> None:
-    states = [np.array([t**2 - 3 * t, 2.0 * t]) for t in (0.0, 1.0, 2.0, 3.0)]
-    assert np.allclose(mechanics.extrapolate(states[:3]), states[3])
-    assert np.allclose(mechanics.extrapolate([states[0], np.array([1.0, 2.0])]), [2.0, 4.0])
+def test_extrapolation_is_exact_for_a_line(mechanics: ModuleType) -> None:
+    states = [np.array([1.0 - 3 * t, 2.0 * t]) for t in (0.0, 1.0, 2.0)]
+    assert np.allclose(mechanics.extrapolate(states[:2]), states[2])
 
 
 def test_reaction_balances_and_scales_with_a_linear_law(mechanics: ModuleType) -> None:

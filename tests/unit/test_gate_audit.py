@@ -60,6 +60,12 @@ def test_no_audits_and_all_audits(share: float, count: int) -> None:
     assert len(stage(audit=share).select(0, np.arange(100), np.zeros(100, np.uint8))) == count
 
 
+def test_audits_come_every_so_many_windows() -> None:
+    monitor = stage(audit=1.0, audit_every=3)
+    counts = [len(monitor.select(window, np.arange(10), np.zeros(10, np.uint8))) for window in range(7)]
+    assert counts == [0, 0, 10, 0, 0, 10, 0]
+
+
 def test_the_alarm_is_a_one_sided_binomial_test() -> None:
     for n in (30, 100, 300):
         critical = next(k for k in range(n) if binom.sf(k - 1, n, 0.05) < 0.01)
