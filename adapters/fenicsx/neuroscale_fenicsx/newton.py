@@ -54,6 +54,7 @@ class Newton:
         self._reaction = 0.0
         self._time = (0.0, 1.0)
         self._history: list[float] = []
+        self._cause: Exception | None = None
         self.snes = self._make_snes(max_iterations)
 
     def _prescribed_dofs(self) -> np.ndarray:
@@ -90,7 +91,13 @@ class Newton:
         self._time, self._history = (t, dt), []
         before = self.u.x.array.copy()
         x = compat.vector(self.u).copy()
-        self.snes.solve(None, x)
+        self._cause = None
+        try:
+            self.snes.solve(None, x)
+        except Exception:
+            if self._cause is not None:  # newer petsc4py hides it behind an error code
+                raise self._cause from None
+            raise
         self._take(x)
         reason = self.snes.getConvergedReason()
         if reason > 0:
@@ -121,7 +128,11 @@ class Newton:
 
     def _assemble_residual(self, snes: Any, x: Any, b: Any) -> None:
         self._take(x)
-        self.operator.evaluate(*self._time)
+        try:
+            self.operator.evaluate(*self._time)
+        except Exception as error:
+            self._cause = error
+            raise
         compat.assemble_forces(b, self._residual)
         self._reaction, _ = self._sizes(b)
         compat.prescribe(b, compat.vector(self._forces), self._jacobian, self.bcs, compat.vector(self.u))
