@@ -92,6 +92,17 @@ def error_curve(score: F64, error: F64, confidence: float) -> tuple[F64, F64]:
     return np.asarray(knots), np.asarray(values)
 
 
+def accepted_up_to(score: F64, error: F64, tolerance: float, confidence: float) -> float | None:
+    """Largest score that the gate accepts: certified, and with an estimate that keeps the tolerance; None: nothing.
+
+    score, error: float64 [n], held-out pairs
+    """
+    certified = certified_threshold(score, error, tolerance, confidence)
+    if certified is None:
+        return None
+    return min(certified, largest_score(*error_curve(score, error, confidence), tolerance))
+
+
 def largest_score(score: F64, estimate: F64, tolerance: float) -> float:
     """Largest score whose estimate keeps the tolerance. score, estimate: float64 [k], knots of `error_curve`."""
     above = np.flatnonzero(estimate > tolerance)

@@ -25,13 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroscale_couple.calibration import (
-    certified_threshold,
-    clean_pairs,
-    error_curve,
-    largest_score,
-    smallest_certifiable,
-)
+from neuroscale_couple.calibration import accepted_up_to, clean_pairs, error_curve, smallest_certifiable
 from neuroscale_couple.config import schema
 from neuroscale_couple.gate.base import GateStage, refuse
 from neuroscale_couple.physics.base import MicroProblem
@@ -113,14 +107,14 @@ class Uncertainty(GateStage):
         refused = []
         for rung, pairs in self._pairs.items():
             score, error = pairs[:, 0], pairs[:, 1]
-            threshold = certified_threshold(score, error, settings.tolerance, settings.confidence)
+            threshold = accepted_up_to(score, error, settings.tolerance, settings.confidence)
             if threshold is not None:
                 threshold = min(threshold, self._cap.get(rung, np.inf))
             if threshold is None or threshold == -np.inf:
                 refused.append(_explain(rung, error, settings))
                 continue
             self._curves[rung] = error_curve(score, error, settings.confidence)
-            self.thresholds[rung] = min(threshold, largest_score(*self._curves[rung], settings.tolerance))
+            self.thresholds[rung] = threshold
         message = "; ".join(refused) or None
         if message is not None and message != self._message:
             log.warning("%s", message)

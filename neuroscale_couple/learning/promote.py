@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroscale_couple.calibration import certified_threshold, clean_pairs
+from neuroscale_couple.calibration import accepted_up_to, clean_pairs
 from neuroscale_couple.config import schema
 from neuroscale_couple.learning.store import Samples
 from neuroscale_couple.surrogate.base import Surrogate
@@ -75,7 +75,7 @@ def _metrics(surrogate: Surrogate, rung: str, score: F64, error: F64, gate: sche
     threshold = None
     if known is not None:
         pairs = clean_pairs(np.asarray(known.score), np.asarray(known.error))
-        threshold = certified_threshold(pairs[:, 0], pairs[:, 1], gate.tolerance, gate.confidence)
+        threshold = accepted_up_to(pairs[:, 0], pairs[:, 1], gate.tolerance, gate.confidence)
     error = np.where(np.isfinite(error), error, np.inf)
     accepted = score <= (-np.inf if threshold is None else threshold)
     above = float(np.mean(error[accepted] > gate.tolerance)) if accepted.any() else 0.0
