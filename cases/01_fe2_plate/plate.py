@@ -60,7 +60,8 @@ def main(config: Path) -> None:
     done, state = closure.resumed() or (0, {})  # coupling: after --resume, what was last given to commit
     records = Records(plate.size, dict(state))
     series = Series(closure.folder / "macro", "plate")
-    series.truncate(done)
+    if plate.rank == 0:
+        series.truncate(done)
     steps = settings["steps"]
     for number in range(done, steps):
         time = (number + 1) / steps

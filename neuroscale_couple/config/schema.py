@@ -86,6 +86,7 @@ class Learning(Section):
     )
     seconds: Positive = Field(20.0, description="time budget of one training between windows, s")
     steps: int = Field(5000, ge=1, description="optimiser steps of one training at most")
+    first_samples: int = Field(500, ge=10, description="fine answers before the first training of a run")
     min_samples: int = Field(500, ge=10, description="new fine answers before a training starts")
     max_trainings: int = Field(3, ge=0, description="trainings in one run at most")
     hold_out: Share = Field(

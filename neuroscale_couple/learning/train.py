@@ -27,7 +27,7 @@ CAP = 20000
 """Samples that one training uses at most."""
 CAP_HELD = 4000
 """Held-out samples that a decision uses at most."""
-GROWTH = 0.5
+GROWTH = 0.25
 """A training needs so many new samples, as a share of those that were there at the last one."""
 REJECTED, PROMOTED = 0, 1
 FILES = (".pt", ".safetensors")
@@ -127,7 +127,9 @@ class OnlineLearner(Learner):
         if self._settings.mode != "online" or self._trainings >= self._settings.max_trainings:
             return None
         stopped, new = parallel.sum_over(self._comm, np.array([int(self._stopped), self._new], dtype=np.int64))
-        if stopped or new < max(self._settings.min_samples, GROWTH * self._seen):
+        first = self._trainings == 0 and current is None
+        least = self._settings.first_samples if first else self._settings.min_samples
+        if stopped or new < max(least, GROWTH * self._seen):
             return None
         self._trainings += 1
         self._seen += int(new)

@@ -31,7 +31,7 @@ from neuroscale_couple.training.trainer import BATCH, Budget, CoarseTrainer, Tab
 from neuroscale_couple.values import F64
 
 LEAST_STRUCTURES = 8
-STRETCH = 1.5
+STRETCH = 1.25
 """Loads of a run are stretched by this factor, as far as the configured range, for the consistency term."""
 RATE, RATE_AGAIN = 4e-3, 1e-3
 """Learning rate of a new model and of one that is trained further."""

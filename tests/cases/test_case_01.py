@@ -100,7 +100,7 @@ def test_cold_run_learns_nothing_wrong_and_reuses_fine_only(tmp_path: Path, caps
     arguments = [
         "--out",
         str(tmp_path),
-        *options(learning__mode="online", learning__steps=20, learning__min_samples=10),
+        *options(learning__mode="online", learning__steps=20, learning__min_samples=10, learning__first_samples=10),
     ]
     assert main(["run", str(config), "--cold", "--compare", *arguments]) == 0
     assert main(["run", str(config), "--cold", "--compare", "--reuse", *arguments]) == 0

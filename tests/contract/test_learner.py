@@ -31,7 +31,7 @@ def _made(mode: str, **settings: int) -> Callable[[Path], Learner]:
 LEARNERS: dict[str, Callable[[Path], Learner]] = {
     "store": _made("store"),
     "online, nothing to train": _made("online", max_trainings=0),
-    "online, too few samples": _made("online", min_samples=10**6),
+    "online, too few samples": _made("online", first_samples=10**6),
 }
 """Every implementation; built for a run folder."""
 

@@ -93,7 +93,7 @@ def toy_artifacts(monkeypatch: pytest.MonkeyPatch) -> None:
 def learner(folder: Path, fit: Fit | None, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Learner:
     monkeypatch.setattr(importlib.import_module("neuroscale_couple.training.fitting"), "fit", fit)
     made = make_learner(
-        schema.Learning(**{"mode": "online", "min_samples": 100, "hold_out": 0.3, **settings}),
+        schema.Learning(**{"mode": "online", "min_samples": 100, "first_samples": 100, "hold_out": 0.3, **settings}),
         schema.Training(),
         PROBLEM,
         folder,
@@ -175,7 +175,7 @@ def test_a_useless_first_candidate_is_rejected(tmp_path: Path, monkeypatch: pyte
 
 def test_training_waits_for_enough_new_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fit = Calls(0.005, 0.004)
-    made = learner(tmp_path, fit, monkeypatch, min_samples=4 * N)
+    made = learner(tmp_path, fit, monkeypatch, min_samples=4 * N, first_samples=4 * N)
     assert [window_of(made, w) is not None for w in range(4)] == [False, True, False, True]
     assert len(fit.data) == 2 and len(fit.data[1]) == 2 * len(fit.data[0])
 

@@ -28,7 +28,7 @@ def test_a_first_surrogate_is_learnt_and_trained_further(tmp_path: Path) -> None
     points = Points(ids, np.zeros((N, 2)), np.ones(N), {"phase": phase})
     fine = make_fine_solver(schema.Fine(tolerance=1e-5), problem)
     fine.attach(points)
-    settings = schema.Learning(mode="online", seconds=3.0, min_samples=100, max_trainings=2)
+    settings = schema.Learning(mode="online", seconds=3.0, min_samples=100, first_samples=100, max_trainings=2)
     learner = make_learner(settings, schema.Training(members=2, width=8), problem, tmp_path)
     assert learner is not None
     learner.attach(points)

@@ -66,7 +66,7 @@ def trained(mine: dict[str, Any], points: Points, comm: Any, folder: Path) -> in
     neuroscale_couple.surrogate.load = lambda path, problem, device="auto": Toy(path)
     training = importlib.import_module("neuroscale_couple.training.fitting")
     training.fit = lambda problem, data, settings, out, **_: artifact(out, 0.004)  # type: ignore[attr-defined]
-    settings = schema.Learning(mode="online", min_samples=50, hold_out=0.3)
+    settings = schema.Learning(mode="online", min_samples=50, first_samples=50, hold_out=0.3)
     learner = make_learner(settings, schema.Training(), PROBLEM, folder, comm)
     assert learner is not None
     learner.attach(points)
