@@ -18,6 +18,7 @@ TINY: dict[str, Any] = {
     "gate.tolerance": 0.3,
     "gate.confidence": 0.8,
     "gate.audit": 0.2,
+    "gate.audit_every": 1,
     "learning.mode": "off",
     "training.structures": 60,
     "training.loads": 4,
