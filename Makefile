@@ -128,7 +128,7 @@ bench: setup-test
 record: setup-test
 	@mkdir -p docs/results docs/pictures
 	$(BIN)/neuroscale-couple run cases/01_fe2_plate/neuroscale.yaml --cold --compare --set settings.steps=100
-	cp runs/01_fe2_plate/summary.json docs/results/case_01_cold.json
+	cp runs/01_fe2_plate/cold/summary.json docs/results/case_01_cold.json
 	$(BIN)/neuroscale-couple run cases/01_fe2_plate/neuroscale.yaml --compare
 	cp runs/01_fe2_plate/summary.json docs/results/case_01.json
 	cp runs/01_fe2_plate/pictures/overview.png docs/pictures/case_01.png
