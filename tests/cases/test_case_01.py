@@ -16,6 +16,7 @@ import pytest
 
 from neuroscale_couple.cli import main
 from neuroscale_couple.ledger import read_table
+from tests.mpi import launch
 from tests.tiny_case import copy_case, options
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -83,9 +84,14 @@ def test_closed_gate_equals_fine_only_to_the_bit(compared: Path, tmp_path: Path)
 @pytest.mark.parametrize("ranks", [2])
 def test_ranks_agree_with_serial(compared: Path, tmp_path: Path, ranks: int) -> None:
     config = copy_case(tmp_path / "plate")
-    command = [str(Path(sys.executable).parent / "mpiexec"), "-n", str(ranks), *RUN, str(config), *options()]
+    command = [launch.mpirun(), "-n", str(ranks), *RUN, str(config), *options()]
     done = subprocess.run(
-        [*command, "--out", str(tmp_path)], env=environment(), capture_output=True, text=True, timeout=100, check=False
+        [*command, "--out", str(tmp_path)],
+        env=launch.environment() | environment(),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     ours, serial = macro(tmp_path / "plate" / "run"), macro(compared / "run")
