@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ import numpy.typing as npt
 from neuroscale_couple.errors import NeuroscaleError, PeerError, RankError, TransportError
 from neuroscale_couple.serial import SerialComm
 
+T = TypeVar("T")
 SPIN = 20e-6
 """Seconds of polling before a wait starts to sleep."""
 LONGEST_SLEEP = 1e-3
@@ -163,6 +164,21 @@ def agree(comm: Any, error: BaseException | None, where: str, same: str = "", pa
             f"the ranks do not do the same: rank 0 {calls[0]}, rank {other} {calls[other]}; "
             "every call is collective and its time, step and totals must be equal on all ranks"
         )
+
+
+def together(comm: Any, where: str, action: Callable[[], T], same: str = "", patience: float | None = None) -> T:
+    """Do something on this rank; all ranks go on with their results, or all raise. See `agree` for the rest.
+
+    Collective: yes
+    """
+    result: list[T] = []
+    error: Exception | None = None
+    try:
+        result.append(action())
+    except Exception as found:
+        error = found
+    agree(comm, error, where, same, patience)
+    return result[0]
 
 
 def _raise_first_cause(comm: Any, error: BaseException | None, where: str) -> None:

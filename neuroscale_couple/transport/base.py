@@ -67,11 +67,17 @@ class Closure(ABC):
 
     @abstractmethod
     def evaluate(
-        self, inputs: Mapping[str, npt.ArrayLike], t: float, dt: float, totals: Mapping[str, float] | None = None
+        self,
+        inputs: Mapping[str, npt.ArrayLike],
+        t: float,
+        dt: float,
+        totals: Mapping[str, float] | None = None,
+        blank: bool = False,
     ) -> Outputs:
         """Answer all points of this rank; call as often as the solver iterates.
 
         inputs: field name -> float64 [n, components]; totals: output column -> prescribed sum of volume * output
+        blank: the inputs stand in for none, see `Batch`; the same on all ranks
         Raises: InputError (on every rank), TransportError.
         """
 
@@ -81,7 +87,23 @@ class Closure(ABC):
 
     @abstractmethod
     def rollback(self) -> None:
-        """Repeat the window from its start."""
+        """Start the window afresh, all points included."""
+
+    @abstractmethod
+    def repeat(self) -> None:
+        """Iterate on the window from its start: its steps are undone, points stay on the rung that they have reached.
+
+        For a solver that iterates over windows of several steps, see `next_step`, or over micro problems with a state.
+        """
+
+    @abstractmethod
+    def next_step(self) -> None:
+        """Go on inside the window: the next evaluate starts from where the last one has ended."""
+
+    @property
+    @abstractmethod
+    def model_version(self) -> int:
+        """Version of the surrogate that answers now; -1 without one."""
 
     @abstractmethod
     def resumed(self) -> tuple[int, State] | None:

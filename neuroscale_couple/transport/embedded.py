@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy.typing as npt
 
-from neuroscale_couple.errors import InputError, TransportError
-from neuroscale_couple.parallel import agree, communicator, guard_exit
+from neuroscale_couple.errors import TransportError
+from neuroscale_couple.parallel import T, communicator, guard_exit, together
 from neuroscale_couple.transport.base import Closure, ServiceFactory, State
 from neuroscale_couple.transport.border import check_time, clock_of, describe_call, pack_inputs
 from neuroscale_couple.transport.distribution import Distribution, pack_reply, unpack_reply
 from neuroscale_couple.values import F64, Batch, Outputs, Points, Reply
 
-T = TypeVar("T")
 PATIENCE = 20.0
 """Seconds that a rank whose service failed waits for ranks that may be stuck inside theirs."""
 
@@ -52,7 +51,7 @@ class EmbeddedClosure(Closure):
         totals: Mapping[str, float] | None = None,
         blank: bool = False,
     ) -> Outputs:
-        """See `Closure.evaluate`. blank: see `Batch`; the same on all ranks."""
+        """See `Closure.evaluate`."""
         totals = totals or {}
         with self._clock("transport"):
             rows = self._distribution.forward(self._received(inputs, t, dt, totals))
@@ -65,24 +64,20 @@ class EmbeddedClosure(Closure):
 
     def _received(self, inputs: Mapping[str, npt.ArrayLike], t: float, dt: float, totals: Mapping[str, float]) -> F64:
         """Pack and check this rank's inputs; all ranks go on, or all raise."""
-        rows, error = None, None
-        try:
+
+        def check() -> F64:
             self._check_usable()
             check_time(t, dt, totals, self._service.outputs)
-            rows = pack_inputs(self._service.inputs, inputs, self._ids, self._window, self._iteration, self._rank)
-        except (InputError, TransportError) as found:
-            error = found
+            return pack_inputs(self._service.inputs, inputs, self._ids, self._window, self._iteration, self._rank)
+
         where = f"inputs of window {self._window}, iteration {self._iteration}"
-        agree(self._comm, error, where, describe_call(t, dt, totals) if self._comm.Get_size() > 1 else "")
-        assert rows is not None
-        return rows
+        return together(self._comm, where, check, describe_call(t, dt, totals) if self._comm.Get_size() > 1 else "")
 
     def _sent_back(self, reply: Reply) -> Reply:
         back = self._distribution.backward
         if self._comm.Get_size() == 1:
             return Reply(*(back(a) for a in (reply.outputs, reply.tangent, reply.source, reply.reason, reply.error)))
-        n_in, n_out = self._service.inputs.size, self._service.outputs.size
-        return unpack_reply(back(pack_reply(reply)), n_in, n_out)
+        return unpack_reply(back(pack_reply(reply)), reply.tangent.shape[2], reply.outputs.shape[1])
 
     def commit(self, macro_state: State | None = None) -> None:
         """See `Closure.commit`."""
@@ -96,16 +91,16 @@ class EmbeddedClosure(Closure):
         self._iteration = 0
 
     def repeat(self) -> None:
-        """See `Service.repeat`."""
+        """See `Closure.repeat`."""
         self._call("repeat", lambda: self._service.repeat())
 
     def next_step(self) -> None:
-        """See `Service.next_step`."""
+        """See `Closure.next_step`."""
         self._call("next_step", lambda: self._service.next_step())
 
     @property
     def model_version(self) -> int:
-        """See `Service.model_version`."""
+        """See `Closure.model_version`."""
         return self._service.model_version
 
     def resumed(self) -> tuple[int, State] | None:
@@ -128,12 +123,7 @@ class EmbeddedClosure(Closure):
             self._broken = str(error)
 
     def _call(self, name: str, action: Callable[[], None]) -> None:
-        error = None
-        try:
-            self._check_usable()
-        except TransportError as found:
-            error = found
-        agree(self._comm, error, name, f"calls {name}")
+        together(self._comm, name, self._check_usable, f"calls {name}")
         self._together(f"{name} of window {self._window}", action)
 
     def _check_usable(self) -> None:
@@ -144,18 +134,11 @@ class EmbeddedClosure(Closure):
 
     def _together(self, where: str, action: Callable[[], T]) -> T:
         """Run a part of the service; all ranks go on, or all raise and the closure is of no more use."""
-        result: list[T] = []
-        error: Exception | None = None
         try:
-            result.append(action())
-        except Exception as found:
-            error = found
-        try:
-            agree(self._comm, error, where, patience=PATIENCE)
+            return together(self._comm, where, action, patience=PATIENCE)
         except Exception as found:
             self._broken = str(found)
             raise
-        return result[0]
 
     def _unfinished(self) -> str | None:
         return None if self._closed else "left before closure.close()"

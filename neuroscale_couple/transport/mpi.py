@@ -10,13 +10,13 @@ reaches all ranks of both. The server is in `mpi_server`, the messages are in `w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from neuroscale_couple.errors import PeerError, TransportError
-from neuroscale_couple.parallel import add_farewell, agree, guard_exit, size
+from neuroscale_couple.parallel import T, add_farewell, guard_exit, size, together
 from neuroscale_couple.transport.base import Closure, State
 from neuroscale_couple.transport.border import check_time, describe_call, pack_inputs
 from neuroscale_couple.transport.distribution import common_columns, outgoing, reply_columns, unpack_reply
@@ -33,7 +33,6 @@ from neuroscale_couple.transport.wire import (
 )
 from neuroscale_couple.values import Layout, Outputs, Points
 
-T = TypeVar("T")
 REACTION = 5.0
 """Seconds that a failing macro rank leaves to the service to write what is to be written."""
 
@@ -134,7 +133,12 @@ class MpiClosure(Closure):
         self._iteration = 0
 
     def evaluate(
-        self, inputs: Mapping[str, npt.ArrayLike], t: float, dt: float, totals: Mapping[str, float] | None = None
+        self,
+        inputs: Mapping[str, npt.ArrayLike],
+        t: float,
+        dt: float,
+        totals: Mapping[str, float] | None = None,
+        blank: bool = False,
     ) -> Outputs:
         """See `Closure.evaluate`."""
         totals = dict(totals or {})
@@ -148,7 +152,7 @@ class MpiClosure(Closure):
         rows = self._try(where, check, describe_call(t, dt, totals))
         self._command(
             command="evaluate", window=self._window, iteration=self._iteration, time=float(t), dt=float(dt),
-            totals={name: float(value) for name, value in totals.items()},
+            totals={name: float(value) for name, value in totals.items()}, blank=blank,
         )  # fmt: skip
         self._link.scatter_rows(self._out.pack(rows), self._out.counts)
         self._status("evaluate")
@@ -177,10 +181,21 @@ class MpiClosure(Closure):
 
     def rollback(self) -> None:
         """See `Closure.rollback`."""
-        self._try("rollback", self._check_usable, "calls rollback")
-        self._command(command="rollback")
-        self._status("rollback")
+        self._bid("rollback")
         self._iteration = 0
+
+    def repeat(self) -> None:
+        """See `Closure.repeat`."""
+        self._bid("repeat")
+
+    def next_step(self) -> None:
+        """See `Closure.next_step`."""
+        self._bid("next_step")
+
+    @property
+    def model_version(self) -> int:
+        """See `Closure.model_version`."""
+        return self._version
 
     def resumed(self) -> tuple[int, State] | None:
         """See `Closure.resumed`."""
@@ -205,20 +220,19 @@ class MpiClosure(Closure):
 
     def _try(self, where: str, action: Callable[[], T], same: str = "", fatal: bool = False) -> T:
         """Do something on this rank; all macro ranks go on, or all raise. fatal: and the service ends too."""
-        result: list[T] = []
-        error: Exception | None = None
         try:
-            result.append(action())
-        except Exception as found:
-            error = found
-        try:
-            agree(self._comm, error, where, same)
+            return together(self._comm, where, action, same)
         except Exception as found:
             if fatal:
                 self._open, self._broken = False, str(found)
                 self._command(command="error", message=f"{type(found).__name__}: {found}")
             raise
-        return result[0]
+
+    def _bid(self, name: str) -> None:
+        """A command without arguments."""
+        self._try(name, self._check_usable, f"calls {name}")
+        self._command(command=name)
+        self._status(name)
 
     def _command(self, **text: Any) -> None:
         if self._rank == 0:
@@ -231,6 +245,7 @@ class MpiClosure(Closure):
         if text["status"] != "ok":
             self._broken = text["message"]
             raise PeerError(f"the service failed ({where}): {text['message']}")
+        self._version = int(text.get("model_version", -1))
         return text
 
     def _check_usable(self) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from neuroscale_couple.errors import CheckpointError, PeerError, TransportError
-from neuroscale_couple.parallel import agree, is_second_hand, print_error
+from neuroscale_couple.parallel import T, is_second_hand, print_error, together
 from neuroscale_couple.transport.base import Service, ServiceFactory, State
 from neuroscale_couple.transport.border import clock_of
 from neuroscale_couple.transport.distribution import Rows, incoming, pack_reply, to_points
@@ -19,7 +19,6 @@ from neuroscale_couple.transport.roles import split_world
 from neuroscale_couple.transport.wire import Link, Text, describe_arrays, receive_arrays, send_arrays
 from neuroscale_couple.values import Batch, Layout
 
-T = TypeVar("T")
 FAREWELL = 60.0
 """Seconds that a failed service waits for the macro solver to close before it ends the job."""
 
@@ -104,7 +103,7 @@ class MpiServer:
                 f"the checkpoint holds the state of {len(kept)} macro rank(s), this run has {self._link.peers}: "
                 "resume with as many macro ranks as before"
             )
-        said = {"status": "ok", "hello": hello(self._hello["digest"], service.inputs, service.outputs)}
+        said = self._ok | {"hello": hello(self._hello["digest"], service.inputs, service.outputs)}
         windows = None if resumed is None else resumed[0]
         for macro in range(self._link.peers):
             keeper, kinds = kept.get(macro, (0, []))
@@ -130,9 +129,9 @@ class MpiServer:
             self._evaluate(text)
         elif command == "commit":
             self._commit(text["arrays"])
-        elif command == "rollback":
-            self._together("rollback", self._ready.rollback)
-            self._tell({"status": "ok"})
+        elif command in ("rollback", "repeat", "next_step"):
+            self._together(command, getattr(self._ready, command))
+            self._tell(self._ok)
         elif command == "close":
             self._together("close", self._ready.close)
             self._tell({"status": "ok"})
@@ -147,15 +146,21 @@ class MpiServer:
         assert self._service is not None
         return self._service
 
+    @property
+    def _ok(self) -> Text:
+        """The status of a command that was carried out, and which model answers now."""
+        return {"status": "ok", "model_version": self._ready.model_version}
+
     def _evaluate(self, text: Text) -> None:
         clock = clock_of(self._ready)
         with clock("transport"):
             rows = self._in.pack(self._link.gather_rows((self._inputs.size,), "<f8", self._in.counts))
-        batch = Batch(text["window"], text["iteration"], text["time"], text["dt"], rows, text["totals"])
+        window, iteration, t, dt = (text[name] for name in ("window", "iteration", "time", "dt"))
+        batch = Batch(window, iteration, t, dt, rows, text["totals"], text["blank"])
         place = f"window {batch.window}, iteration {batch.iteration}"
         reply = self._together(place, lambda: self._ready.evaluate(batch))
         with clock("transport"):
-            self._tell({"status": "ok"})
+            self._tell(self._ok)
             self._link.scatter_rows(self._in.unpack(pack_reply(reply)), self._in.counts)
             self._link.flush()
 
@@ -166,7 +171,7 @@ class MpiServer:
             arrays = receive_arrays(self._link, macro, kinds[macro]) if kinds is not None else {}
             state |= {f"{macro}/{name}": array for name, array in arrays.items()}
         self._together("commit", lambda: self._ready.commit(state if kinds is not None else None))
-        self._tell({"status": "ok"})
+        self._tell(self._ok)
 
     def _tell(self, text: Text) -> None:
         if self._rank == 0:
@@ -174,14 +179,7 @@ class MpiServer:
 
     def _together(self, where: str, action: Callable[[], T]) -> T:
         """Run a part of the service; all service ranks go on, or all raise."""
-        result: list[T] = []
-        error: Exception | None = None
-        try:
-            result.append(action())
-        except Exception as found:
-            error = found
-        agree(self._comm, error, where, patience=PATIENCE)
-        return result[0]
+        return together(self._comm, where, action, patience=PATIENCE)
 
     def _fail(self, error: Exception) -> None:
         """Tell the macro solver, which may want to write its own state, and wait until it has closed."""

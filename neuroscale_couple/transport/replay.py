@@ -24,18 +24,20 @@ from neuroscale_couple.parallel import agree, rank
 from neuroscale_couple.transport.base import Closure, State
 from neuroscale_couple.values import F64, Outputs, Points
 
-FORMAT = 1
+FORMAT = 2
+KINDS = ("evaluate", "commit", "rollback", "repeat", "next_step")
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the macro solver. kind: evaluate | commit | rollback; the rest belongs to evaluate."""
+    """One call of the macro solver. kind: a method of `Closure`; the rest belongs to evaluate."""
 
     kind: str
     inputs: Mapping[str, F64] = field(default_factory=dict)
     t: float = 0.0
     dt: float = 0.0
     totals: Mapping[str, float] = field(default_factory=dict)
+    blank: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Script:
 
     def save(self, path: Path) -> None:
         """Write the script as .npz; the file is there whole or not at all."""
-        described = [(c.kind, sorted(c.inputs), c.t, c.dt, dict(c.totals)) for c in self.calls]
+        described = [(c.kind, sorted(c.inputs), c.t, c.dt, dict(c.totals), c.blank) for c in self.calls]
         arrays: dict[str, Any] = {
             "script": np.frombuffer(json.dumps([FORMAT, described]).encode(), dtype=np.uint8),
             "ids": self.points.ids,
@@ -91,9 +93,11 @@ class Script:
         parameters = {name[10:]: values for name, values in arrays.items() if name.startswith("parameter/")}
         points = Points(arrays["ids"], arrays["coordinates"], arrays["volumes"], parameters)
         calls = tuple(
-            Call(kind, {name: arrays[f"call/{i}/{name}"] for name in names}, t, dt, totals)
-            for i, (kind, names, t, dt, totals) in enumerate(described)
+            Call(kind, {name: arrays[f"call/{i}/{name}"] for name in names}, t, dt, totals, blank)
+            for i, (kind, names, t, dt, totals, blank) in enumerate(described)
         )
+        if unknown := sorted({call.kind for call in calls} - set(KINDS)):
+            raise ValueError(f"it holds the unknown call {unknown[0]!r}")
         return cls(points, calls)
 
 
@@ -109,13 +113,11 @@ def play(script: Script, closure: Closure, heard: Callable[[int, Outputs], None]
         if to_skip > 0:
             to_skip -= call.kind == "commit"
         elif call.kind == "evaluate":
-            outputs = closure.evaluate(call.inputs, call.t, call.dt, call.totals)
+            outputs = closure.evaluate(call.inputs, call.t, call.dt, call.totals, call.blank)
             if heard is not None:
                 heard(number, outputs)
-        elif call.kind == "commit":
-            closure.commit()
         else:
-            closure.rollback()
+            getattr(closure, call.kind)()
 
 
 class Recorder(Closure):
@@ -129,13 +131,18 @@ class Recorder(Closure):
         self._saved = False
 
     def evaluate(
-        self, inputs: Mapping[str, npt.ArrayLike], t: float, dt: float, totals: Mapping[str, float] | None = None
+        self,
+        inputs: Mapping[str, npt.ArrayLike],
+        t: float,
+        dt: float,
+        totals: Mapping[str, float] | None = None,
+        blank: bool = False,
     ) -> Outputs:
         """See `Closure.evaluate`."""
-        outputs = self._closure.evaluate(inputs, t, dt, totals)
+        outputs = self._closure.evaluate(inputs, t, dt, totals, blank)
         kept = {name: np.array(values, dtype=np.float64) for name, values in inputs.items()}
         all_totals = {name: float(value) for name, value in (totals or {}).items()}
-        self._calls.append(Call("evaluate", kept, float(t), float(dt), all_totals))
+        self._calls.append(Call("evaluate", kept, float(t), float(dt), all_totals, blank))
         return outputs
 
     def commit(self, macro_state: State | None = None) -> None:
@@ -147,6 +154,21 @@ class Recorder(Closure):
         """See `Closure.rollback`."""
         self._closure.rollback()
         self._calls.append(Call("rollback"))
+
+    def repeat(self) -> None:
+        """See `Closure.repeat`."""
+        self._closure.repeat()
+        self._calls.append(Call("repeat"))
+
+    def next_step(self) -> None:
+        """See `Closure.next_step`."""
+        self._closure.next_step()
+        self._calls.append(Call("next_step"))
+
+    @property
+    def model_version(self) -> int:
+        """See `Closure.model_version`."""
+        return self._closure.model_version
 
     def resumed(self) -> tuple[int, State] | None:
         """See `Closure.resumed`."""

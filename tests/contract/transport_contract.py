@@ -27,13 +27,17 @@ def points() -> Points:
 
 
 class Echo:
-    """A service: force = stiffness * (x + 10 y), flux = y; its error tells window and iteration."""
+    """A service: force = stiffness * (x + 10 y), flux = y; its error tells window, iteration and step.
+
+    A step inside the window counts 1000, a blank batch 100; each commit makes its model one version younger.
+    """
 
     inputs = Layout((FieldSpec("x", ("",), "m"), FieldSpec("y", ("a", "b"), "1")))
     outputs = Layout((FieldSpec("force", ("a", "b"), "N"), FieldSpec("flux", ("",), "W")))
 
     def __init__(self, owned: Points, comm: Any) -> None:
         self.owned = owned
+        self.step, self.model_version = 0, 3
 
     def evaluate(self, batch: Batch) -> Reply:
         stiffness = self.owned.parameters["stiffness"][:, None]
@@ -44,13 +48,21 @@ class Echo:
         tangent[:, 0, 0] = stiffness[:, 0]
         who = (self.owned.ids % 3).astype(np.uint8)
         told = np.full(len(batch), batch.window + 0.01 * batch.iteration + batch.time + batch.dt)
+        told += 1000 * self.step + 100 * batch.blank
         return Reply(outputs, tangent, who, who, told + sum(batch.totals.values()))
 
     def commit(self, macro_state: Mapping[str, Any] | None) -> None:
-        pass
+        self.step = 0
+        self.model_version += 1
 
     def rollback(self) -> None:
-        pass
+        self.step = 0
+
+    def repeat(self) -> None:
+        self.step = 0
+
+    def next_step(self) -> None:
+        self.step += 1
 
     def resumed(self) -> None:
         return None
@@ -85,6 +97,29 @@ def check_windows_and_iterations_are_counted(open_closure: Open) -> None:
             if end is not None:
                 getattr(closure, end)()
     np.testing.assert_allclose(told, [0.00, 0.01, 1.00, 1.01, 1.00, 1.01, 2.00, 2.01], atol=1e-14)
+
+
+def check_steps_inside_a_window_and_blank_inputs(open_closure: Open) -> None:
+    """repeat goes back to the window's start and counts its iterations on; next_step goes on inside it."""
+    told = []
+    with open_closure(points()) as closure:
+        for end in ("next_step", "next_step", "repeat", "next_step", "rollback", "next_step", "commit", None):
+            told.append(closure.evaluate(inputs(), 0.0, 0.0, blank=end is None).error[0])
+            if end is not None:
+                getattr(closure, end)()
+    # window, iteration and step of each: 0.00 0.01 0.02 | 0.03 0.04 | afresh 0.00 0.01 | window 1, blank
+    np.testing.assert_allclose(told, [0, 1000.01, 2000.02, 0.03, 1000.04, 0, 1000.01, 101], atol=1e-9)
+
+
+def check_model_version_is_that_of_the_service(open_closure: Open) -> None:
+    versions = []
+    with open_closure(points()) as closure:
+        for _ in range(2):
+            closure.evaluate(inputs(), 0.0, 0.0)
+            versions.append(closure.model_version)
+            closure.commit()
+            versions.append(closure.model_version)
+    assert versions == [3, 4, 4, 5]
 
 
 def check_time_step_and_totals_arrive(open_closure: Open) -> None:
@@ -136,7 +171,8 @@ def check_a_closed_closure_says_so(open_closure: Open) -> None:
     assert closure.resumed() is None
     closure.close()
     closure.close()
-    for call in (lambda: closure.evaluate(inputs(), 0.0, 0.0), closure.commit, closure.rollback):
+    ends = (closure.commit, closure.rollback, closure.repeat, closure.next_step)
+    for call in (lambda: closure.evaluate(inputs(), 0.0, 0.0), *ends):
         with pytest.raises(TransportError, match="the closure was closed; connect again"):
             call()
 

@@ -18,12 +18,13 @@ from tests.contract.transport_contract import Echo, N, inputs, points
 
 
 def record(path: Path) -> list[Any]:
-    """Two windows, the first repeated; returns the answers."""
+    """Two windows of two steps, the first one repeated; returns the answers."""
     heard = []
     with Recorder(EmbeddedClosure(Echo, None, points()), points(), path) as closure:
-        for number, end in enumerate((closure.rollback, closure.commit, closure.commit)):
-            for factor in (1.0, 1.1):
-                heard.append(closure.evaluate(inputs(factor + number), 0.5, 0.25, {"flux": 0.1}))
+        for number, end in enumerate((closure.repeat, closure.commit, closure.commit)):
+            heard.append(closure.evaluate(inputs(1.0 + number), 0.5, 0.25, {"flux": 0.1}, blank=number == 0))
+            closure.next_step()
+            heard.append(closure.evaluate(inputs(1.1 + number), 0.5, 0.25, {"flux": 0.1}))
             end()
     return heard
 
@@ -31,7 +32,8 @@ def record(path: Path) -> list[Any]:
 def test_a_replay_equals_the_recorded_run(tmp_path: Path) -> None:
     first = record(tmp_path / "calls.npz")
     script = Script.load(tmp_path / "calls.npz")
-    assert [call.kind for call in script.calls] == 2 * ["evaluate"] + ["rollback"] + 2 * (2 * ["evaluate"] + ["commit"])
+    window = ["evaluate", "next_step", "evaluate"]
+    assert [call.kind for call in script.calls] == [*window, "repeat", *window, "commit", *window, "commit"]
     again = []
     with EmbeddedClosure(Echo, None, script.points) as closure:
         play(script, closure, lambda _, outputs: again.append(outputs))
@@ -62,7 +64,7 @@ def test_a_resumed_replay_leaves_out_the_committed_windows(tmp_path: Path) -> No
     script = Script.load(tmp_path / "calls.npz")
     with EmbeddedClosure(Resumed, None, script.points) as closure:
         play(script, closure, lambda number, outputs: heard.append(number))
-    assert heard == [6, 7]
+    assert heard == [8, 10]
 
 
 def test_a_failed_run_leaves_no_recording(tmp_path: Path) -> None:
@@ -106,7 +108,7 @@ def test_the_configuration_names_the_recording(tmp_path: Path) -> None:
         connected.append(given)
         return EmbeddedClosure(Echo, None, given)
 
-    assert play_recorded(config(tmp_path, "calls.npz"), connect) == 9
+    assert play_recorded(config(tmp_path, "calls.npz"), connect) == 12
     assert len(connected[0]) == N
     with pytest.raises(ConfigError, match=r"transport: replay needs neuroscale\.replay"):
         play_recorded(config(tmp_path, None), connect)

@@ -50,6 +50,7 @@ class PreciceClosure(Closure):
         self._participant = self._join(file.path, loaded.folder, comm)
         self._last: np.ndarray | None = None
         self._begun = self._closed = False
+        self._version = -1
 
     def _join(self, path: Any, folder: Any, comm: Any) -> Any:
         try:
@@ -70,9 +71,16 @@ class PreciceClosure(Closure):
         return participant
 
     def evaluate(
-        self, inputs: Mapping[str, Any], t: float, dt: float, totals: Mapping[str, float] | None = None
+        self,
+        inputs: Mapping[str, Any],
+        t: float,
+        dt: float,
+        totals: Mapping[str, float] | None = None,
+        blank: bool = False,
     ) -> Outputs:
-        """See `Closure.evaluate`; dt must be the window size of preCICE, and no totals can be sent."""
+        """See `Closure.evaluate`; dt must be the window size of preCICE, and neither totals nor blank can be sent."""
+        if blank:
+            raise InputError("transport: precice cannot carry blank inputs; take transport: embedded or mpi")
         if totals:
             raise InputError("transport: precice cannot carry totals; take transport: embedded or mpi for a balance")
         rows = self.inputs.pack(inputs, len(self._points))
@@ -123,6 +131,7 @@ class PreciceClosure(Closure):
         source = np.nan_to_num(columns[:, -3], nan=float(Source.FINE)).round().astype(np.uint8)
         tangent = columns[:, n_out : n_out * (1 + n_in)].reshape(n, n_out, n_in)
         error = np.nan_to_num(columns[:, -2])
+        self._version = int(np.nan_to_num(columns[:, -1], nan=-1.0).max(initial=-1.0))
         return Outputs(self.outputs, Reply(columns[:, :n_out], tangent, source, np.zeros(n, dtype=np.uint8), error))
 
     def _transposed(self) -> list[tuple[int, int]]:
@@ -151,6 +160,18 @@ class PreciceClosure(Closure):
 
     def rollback(self) -> None:
         """Newton starts again in the same window; preCICE counts its iterations on."""
+
+    def repeat(self) -> None:
+        """See `Closure.repeat`; an iteration of preCICE is one already."""
+
+    def next_step(self) -> None:
+        """A window of preCICE is one step of Newton's. Raises: TransportError"""
+        raise TransportError("transport: precice makes one step in a window; take smaller windows, or transport: mpi")
+
+    @property
+    def model_version(self) -> int:
+        """See `Closure.model_version`; -1 also where `Neuroscale-Model-Version` is not exchanged."""
+        return self._version
 
     def resumed(self) -> None:
         """See `Closure.resumed`: a coupling by preCICE is not resumed by us."""

@@ -67,6 +67,7 @@ class Scripted:
     """A real service; `fault` = {rank, window, iteration, kind} makes it fail on that service rank."""
 
     inputs, outputs = INPUTS, OUTPUTS
+    model_version = -1
 
     def __init__(self, points: Points, comm: Any, fault: Mapping[str, Any], folder: Path | None = None) -> None:
         self.points, self.comm, self.fault, self.folder = points, comm, fault, folder
@@ -94,6 +95,12 @@ class Scripted:
 
     def rollback(self) -> None:
         self.seen.append((-1, -1))
+
+    def repeat(self) -> None:
+        self.seen.append((-2, -2))
+
+    def next_step(self) -> None:
+        self.seen.append((-3, -3))
 
     def resumed(self) -> tuple[int, Mapping[str, Any]] | None:
         stored = self.folder / f"state{self.comm.Get_rank()}.npz" if self.folder is not None else None
