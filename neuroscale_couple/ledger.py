@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 
 from neuroscale_couple.reasons import Reason, Source
-from neuroscale_couple.values import F64, I64, U8, Audit, Reply
+from neuroscale_couple.values import F64, I64, U8, Audit, FineAnswer, Reply
 
 SOURCES = tuple(source.name.lower() for source in Source)
 REFUSALS = tuple(reason.name.lower() for reason in Reason if reason is not Reason.ACCEPTED)
@@ -36,13 +36,24 @@ COLUMNS = (
 )
 
 
-class WindowCounts(Protocol):
-    """Point-iterations of one window on one rank."""
+class Counts:
+    """Point-iterations of one window on one rank by source and reason, and the fine solver's work."""
 
-    source: I64
-    reason: I64
-    fine_solves: int
-    fine_iterations: int
+    def __init__(self) -> None:
+        self.source: I64 = np.zeros(len(Source), dtype=np.int64)
+        self.reason: I64 = np.zeros(len(Reason), dtype=np.int64)
+        self.fine_solves = 0
+        self.fine_iterations = 0
+
+    def answered(self, reply: Reply) -> None:
+        """Count one iteration's reply."""
+        self.source += np.bincount(reply.source, minlength=len(Source))
+        self.reason += np.bincount(reply.reason, minlength=len(Reason))
+
+    def fine(self, answer: FineAnswer) -> None:
+        """Count one call of the fine solver."""
+        self.fine_solves += len(answer.rows)
+        self.fine_iterations += int(answer.iterations.sum())
 
 
 class FieldWriter(Protocol):
@@ -139,7 +150,7 @@ class Ledger:
         self.pending.append((window, ids, source, estimate, error, predicted, fine))
 
     def add(
-        self, *, window: int, time: float, iterations: int, points: int, counts: WindowCounts,
+        self, *, window: int, time: float, iterations: int, points: int, counts: Counts,
         audit: Audit, reply: Reply, seconds: Mapping[str, float], model_version: int,
     ) -> None:  # fmt: skip
         """Write down a committed window: this rank's numbers are summed (times: the slowest rank's) over all ranks.

@@ -23,12 +23,13 @@ from neuroscale_couple.errors import FineSolverError, NeuroscaleError
 from neuroscale_couple.fine.base import FineSolver
 from neuroscale_couple.gate.chain import Gate
 from neuroscale_couple.learning.base import Learner
-from neuroscale_couple.ledger import Ledger, Timers
+from neuroscale_couple.ledger import Counts, Ledger, Timers
+from neuroscale_couple.memory import Memory
 from neuroscale_couple.physics.base import MicroProblem
 from neuroscale_couple.reasons import Reason, Source
 from neuroscale_couple.surrogate.base import Surrogate
 from neuroscale_couple.transport.base import State
-from neuroscale_couple.values import F64, I64, U8, Audit, Batch, FineAnswer, Points, Reply, relative_error
+from neuroscale_couple.values import F64, I64, U8, Audit, Batch, FineAnswer, Points, Reply
 
 NEVER = -(10**9)
 
@@ -66,6 +67,8 @@ class Loop:
         self.last_fine: I64 = np.full(n, NEVER)  # window of a point's last fine answer
         self.batch: Batch | None = None
         self.reply: Reply | None = None
+        self.memory = Memory(parts.problem, n)
+        self.question: F64 = np.zeros((n, parts.problem.question.size))  # what the surrogate is asked with
         self.counts = Counts()
         self.start: dict[str, Any] | None = None  # the fine solver's state at the start of a window of several steps
         self.resumed_from: tuple[int, State] | None = None
@@ -83,11 +86,12 @@ class Loop:
         n = len(batch)
         reply = Reply(
             outputs=np.empty((n, self.outputs.size)),
-            tangent=np.empty((n, self.outputs.size, self.inputs.size)),
+            tangent=np.empty((n, self.outputs.size, self.parts.problem.tangent_columns)),
             source=np.full(n, Source.FINE, dtype=np.uint8),
             reason=np.zeros(n, dtype=np.uint8),
             error=np.zeros(n),
         )
+        self.question = self.memory.question(batch)
         cause: BaseException | None = None
         try:
             self._admit(batch, reply)
@@ -102,7 +106,7 @@ class Loop:
     def _admit(self, batch: Batch, reply: Reply) -> None:
         with self.timers("gate"):
             reply.reason[self.rung == Source.FINE] = Reason.HELD
-            self.parts.gate.admit(batch.inputs, reply.reason)
+            self.parts.gate.admit(self.question, reply.reason)
 
     def _predict(self, batch: Batch, reply: Reply) -> None:
         """Climb the ladder: each rung answers the points that no lower rung could."""
@@ -120,13 +124,13 @@ class Loop:
         """One rung: predict and accept. Returns the rows that were refused; their reason is set."""
         assert self.surrogate is not None
         everyone = len(rows) == len(batch)
-        inputs = batch.inputs if everyone else batch.inputs[rows]
+        question = self.question if everyone else self.question[rows]
         with self.timers("surrogate"):
-            prediction = self.surrogate.predict(rung, rows, inputs)
+            prediction = self.surrogate.predict(rung, rows, question)
         with self.timers("gate"):
             reason: U8 = np.zeros(len(rows), dtype=np.uint8)
             error: F64 = np.zeros(len(rows))
-            self.parts.gate.accept(rung, inputs, prediction, error, reason)
+            self.parts.gate.accept(rung, question, prediction, error, reason)
             at: Any = slice(None) if everyone else rows
             reply.outputs[at], reply.tangent[at] = prediction.outputs, prediction.tangent
             reply.error[at], reply.reason[at], self.score[at] = error, reason, prediction.score
@@ -163,7 +167,8 @@ class Loop:
         self.counts.fine(answer)
         if self.parts.learner is not None and not batch.blank:
             with self.timers("learning"):
-                self.parts.learner.observe(self.window, inputs, answer)
+                question = self.question if everyone else self.question[rows]
+                self.parts.learner.observe(self.window, question, answer)
         return answer
 
     def _guess(self, rows: I64, stale: I64, inputs: F64) -> Any:
@@ -234,6 +239,8 @@ class Loop:
         with self.timers("gate"):
             self.parts.gate.learn(audit)
         self.parts.fine.commit()
+        self.memory.step(self.batch, self.reply, self.score)
+        self.memory.commit()
         version = self.model_version  # the one that answered this window
         self._learn()
         if self.parts.ledger is not None:
@@ -255,7 +262,7 @@ class Loop:
                 answer = self._fine_answer(rows, batch, audit=True)
                 rows = answer.rows[answer.converged]
                 truth = answer.outputs[answer.converged]
-                error = relative_error(reply.outputs[rows], truth, self.parts.problem.output_floor())
+                error = self.parts.problem.relative_error(reply.outputs[rows], truth)
                 if self.parts.ledger is not None:
                     self.parts.ledger.add_audits(
                         self.window, self.points.ids[rows], reply.source[rows], reply.error[rows], error,
@@ -291,6 +298,7 @@ class Loop:
     def repeat(self) -> None:
         """Iterate on the window from its start; points stay on the rung that they have reached. Collective: yes."""
         start, self.start = self.start, None
+        self.memory.rewind()
         if start:
             self.parts.fine.set_state(start)
 
@@ -299,6 +307,8 @@ class Loop:
         if self.start is None:
             self.start = {name: np.array(values) for name, values in self.parts.fine.get_state().items()}
         self.parts.fine.commit()
+        assert self.batch is not None and self.reply is not None
+        self.memory.step(self.batch, self.reply, self.score)
 
     def _begin_window(self) -> None:
         self.start = None
@@ -330,7 +340,7 @@ class Loop:
             "fine": self.parts.fine.get_state(),
             "gate": self.parts.gate.get_state(),
             "learner": learner.get_state() if learner is not None else {},
-            "loop": {"last_fine": self.last_fine},
+            "loop": {"last_fine": self.last_fine, **self.memory.get_state()},
         }
         arrays = {name: {key: np.asarray(value) for key, value in part.items()} for name, part in parts.items()}
         path = str(getattr(self.surrogate, "path", "") or "")
@@ -341,6 +351,7 @@ class Loop:
         """Continue from a checkpoint; the surrogate named in it must be installed already."""
         self.window = int(meta["window"])
         self.last_fine[:] = parts["loop"]["last_fine"]
+        self.memory.set_state(parts["loop"])
         if self.surrogate is not None:
             self.surrogate.version = int(meta["model_version"])
         self.parts.fine.set_state(parts.get("fine", {}))
@@ -369,23 +380,3 @@ class Loop:
     def folder(self) -> Path | None:
         """Where the results of this run go."""
         return self.parts.ledger.folder if self.parts.ledger is not None else None
-
-
-class Counts:
-    """Point-iterations of one window by source and reason, and the fine solver's work."""
-
-    def __init__(self) -> None:
-        self.source: I64 = np.zeros(len(Source), dtype=np.int64)
-        self.reason: I64 = np.zeros(len(Reason), dtype=np.int64)
-        self.fine_solves = 0
-        self.fine_iterations = 0
-
-    def answered(self, reply: Reply) -> None:
-        """Count one iteration's reply."""
-        self.source += np.bincount(reply.source, minlength=len(Source))
-        self.reason += np.bincount(reply.reason, minlength=len(Reason))
-
-    def fine(self, answer: FineAnswer) -> None:
-        """Count one call of the fine solver."""
-        self.fine_solves += len(answer.rows)
-        self.fine_iterations += int(answer.iterations.sum())

@@ -36,7 +36,7 @@ class Admissible(Correction):
         n_out = problem.outputs.size
         driving = getattr(problem, "driving", slice(0, n_out))
         self._driving = slice(*driving.indices(problem.inputs.size))
-        self._square = self._driving.stop - self._driving.start == n_out
+        self._square = getattr(problem, "has_tangent", True) and self._driving.stop - self._driving.start == n_out
         self._bounded = hasattr(problem, "tangent_bounds")
         self._phase: Any = None
 

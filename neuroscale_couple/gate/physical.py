@@ -35,7 +35,7 @@ class Physical(GateStage):
         n_out = problem.outputs.size
         driving = getattr(problem, "driving", slice(0, n_out))
         self._driving = slice(*driving.indices(problem.inputs.size))
-        self._square = self._driving.stop - self._driving.start == n_out
+        self._square = getattr(problem, "has_tangent", True) and self._driving.stop - self._driving.start == n_out
         self._phase: Any = None
 
     def attach(self, points: Points, card: Card | None) -> None:

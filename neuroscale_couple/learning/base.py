@@ -19,7 +19,10 @@ class Learner(ABC):
 
     @abstractmethod
     def observe(self, window: int, inputs: F64, answer: FineAnswer) -> None:
-        """Store converged fine answers; inputs: float64 [m, n_in] of answer.rows. Never raises on a full disk."""
+        """Store converged fine answers; inputs: float64 [m, q], the question of answer.rows (`MicroProblem.question`).
+
+        Never raises on a full disk.
+        """
 
     @abstractmethod
     def propose(self, window: int, current: Surrogate | None) -> Surrogate | None:

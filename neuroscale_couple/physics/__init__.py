@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _KNOWN = {
     "composite": "neuroscale_couple.physics.composite:Composite",
     "conduction": "neuroscale_couple.physics.conduction:Conduction",
+    "opaque": "neuroscale_couple.physics.opaque:from_settings",
 }
 
 

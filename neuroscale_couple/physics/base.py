@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroscale_couple.physics.periodic import GreenOperator
-from neuroscale_couple.values import F64, Layout
+from neuroscale_couple.values import F64, Layout, relative_error
 
 
 class CellLaw(nn.Module):
@@ -51,12 +51,28 @@ class CellLaw(nn.Module):
 
 
 class MicroProblem(ABC):
-    """The physics at a point: fields, pyramid, governing law, conserved quantities, homogenisation, bounds."""
+    """The physics at a point: fields, pyramid, governing law, conserved quantities, homogenisation, bounds.
+
+    has_tangent: whether answers come with the derivative of the outputs; without it, tangents are [n, n_out, 0]
+    remembers: whether an answer depends on earlier ones in a way that no state shows (`opaque.OpaqueProblem`)
+    """
 
     name: str
     inputs: Layout
     outputs: Layout
     state: Layout
+    has_tangent: bool = True
+    remembers: bool = False
+
+    @property
+    def question(self) -> Layout:
+        """What the surrogate is asked with: the inputs, and what was remembered."""
+        return self.inputs
+
+    @property
+    def tangent_columns(self) -> int:
+        """Number of inputs that the tangent has a column for: all of them, or 0 without a tangent."""
+        return self.inputs.size if self.has_tangent else 0
 
     @property
     @abstractmethod
@@ -66,6 +82,10 @@ class MicroProblem(ABC):
     @abstractmethod
     def output_floor(self) -> float:
         """Size of an output vector below which errors are measured against this floor; unit of the outputs."""
+
+    def relative_error(self, got: F64, reference: F64) -> F64:
+        """Relative error of each point's outputs, float64 [n], measured against `output_floor` at least."""
+        return relative_error(got, reference, self.output_floor())
 
     @abstractmethod
     def check_parameters(self, parameters: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ class Surrogate(ABC):
 
     @abstractmethod
     def predict(self, rung: Source, rows: I64, inputs: F64) -> Prediction:
-        """Answer the points `rows` (int64 [m]) on one rung for `inputs` float64 [m, n_in]."""
+        """Answer the points `rows` (int64 [m]) on one rung for `inputs` float64 [m, q] (`MicroProblem.question`)."""
 
     @abstractmethod
     def fields(self, rows: I64, inputs: F64) -> npt.NDArray[Any] | None:

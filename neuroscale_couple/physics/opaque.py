@@ -1,0 +1,130 @@
+r"""Micro problems of which nothing is known but what goes in and what comes out: a user's own simulation.
+
+There are no fields, no residual, no bounds and no tangent. What a simulation remembers is hidden in it and shows
+through its last answer alone, so a surrogate is asked with
+
+    question = (inputs, dt, last inputs, last outputs, doubt)
+
+where `last` means the end of the last time step and doubt is the surrogate's own score of that last answer (0 after
+a fine one). Where nothing is remembered (`history=False`) the question is the inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from neuroscale_couple.config.schema import Positive, Problem
+from neuroscale_couple.errors import ConfigError
+from neuroscale_couple.physics.base import MicroProblem
+from neuroscale_couple.physics.cell import Settings, read_settings
+from neuroscale_couple.values import F64, FieldSpec, Layout
+
+DT, DOUBT, LAST = "dt", "doubt", "last "
+"""Names in the question beside those of the inputs."""
+LOWEST_FLOOR = 1e-12
+"""Floor of a field of which nothing is known yet."""
+
+
+class OpaqueField(Settings):
+    """One field of an opaque micro problem."""
+
+    unit: str = Field("1", description="unit")
+    components: tuple[str, ...] = Field(("",), min_length=1, description="component names; absent: a scalar")
+    floor: Positive | None = Field(
+        None, description="size of an output below which its error is measured against this; absent: from the answers"
+    )
+
+
+class OpaqueSettings(Settings):
+    """Keys of `problem:` for `name: opaque`."""
+
+    inputs: dict[str, OpaqueField] = Field(min_length=1, description="fields that the simulation takes")
+    outputs: dict[str, OpaqueField] = Field(min_length=1, description="fields that the simulation gives")
+    history: bool = Field(True, description="whether an answer depends on what the simulation did before")
+
+
+class OpaqueProblem(MicroProblem):
+    """Inputs and outputs of a simulation that shows nothing else.
+
+    floors: per output field, the size below which its error counts against it; 0 means that it is not known yet:
+    the first surrogate brings it (a share of what the field was in the answers)
+    history: whether an answer depends on what the simulation did before
+    """
+
+    has_tangent = False
+
+    def __init__(
+        self,
+        inputs: Sequence[FieldSpec],
+        outputs: Sequence[FieldSpec],
+        history: bool = True,
+        floors: Sequence[float] | None = None,
+        name: str = "opaque",
+    ) -> None:
+        if not inputs or not outputs:
+            raise ConfigError("an opaque micro problem needs at least one input and one output")
+        _refuse_taken_names(inputs, outputs)
+        self.name = name
+        self.inputs, self.outputs, self.state = Layout(tuple(inputs)), Layout(tuple(outputs)), Layout(())
+        self.remembers = history
+        self.floors: F64 = np.zeros(len(outputs)) if floors is None else np.array(floors, dtype=np.float64)
+        if self.floors.shape != (len(outputs),) or not (self.floors >= 0.0).all():
+            raise ConfigError(f"{len(outputs)} output fields need as many floors >= 0, got {self.floors.tolist()}")
+
+    @property
+    def question(self) -> Layout:
+        """What the surrogate is asked with, see the module's text."""
+        if not self.remembers:
+            return self.inputs
+        last = [FieldSpec(LAST + f.name, f.components, f.unit) for f in (*self.inputs.fields, *self.outputs.fields)]
+        scalar = ("",)
+        return Layout((*self.inputs.fields, FieldSpec(DT, scalar, "s"), *last, FieldSpec(DOUBT, scalar, "1")))
+
+    @property
+    def signature(self) -> dict[str, Any]:
+        """See `MicroProblem.signature`."""
+        sides = {"inputs": self.inputs, "outputs": self.outputs}
+        fields = {side: [[f.name, list(f.components), f.unit] for f in at.fields] for side, at in sides.items()}
+        return {"name": self.name, "opaque": True, "history": self.remembers, **fields}
+
+    def output_floor(self) -> float:
+        """Smallest of the fields' floors; `relative_error` uses each field's own."""
+        return float(np.maximum(self.floors, LOWEST_FLOOR).min())
+
+    def relative_error(self, got: F64, reference: F64) -> F64:
+        """The largest of the output fields' relative errors, float64 [n]; fields differ in unit and size.
+
+        max_f |got_f - reference_f| / max(|reference_f|, floor_f)
+        """
+        worst = np.zeros(len(got))
+        for field, floor in zip(self.outputs.fields, self.floors, strict=True):
+            at = self.outputs.slice_of(field.name)
+            size = np.maximum(np.linalg.norm(reference[:, at], axis=1), max(floor, LOWEST_FLOOR))
+            np.maximum(worst, np.linalg.norm(got[:, at] - reference[:, at], axis=1) / size, out=worst)
+        return worst
+
+    def check_parameters(self, parameters: dict[str, Any]) -> None:
+        """Whatever distinguishes the simulations is their own affair."""
+
+
+def from_settings(settings: Problem) -> OpaqueProblem:
+    """The problem that the config describes. Raises: ConfigError."""
+    own = read_settings(OpaqueSettings, settings)
+    inputs, outputs = (
+        [FieldSpec(name, f.components, f.unit) for name, f in side.items()] for side in (own.inputs, own.outputs)
+    )
+    return OpaqueProblem(inputs, outputs, own.history, [f.floor or 0.0 for f in own.outputs.values()])
+
+
+def _refuse_taken_names(inputs: Sequence[FieldSpec], outputs: Sequence[FieldSpec]) -> None:
+    for field in inputs:
+        if field.name in (DT, DOUBT) or field.name.startswith(LAST):
+            raise ConfigError(f"problem.inputs: {field.name!r} is a name of the question; rename the field")
+    for side, fields in (("inputs", inputs), ("outputs", outputs)):
+        names = [f.name for f in fields]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"problem.{side}: a name appears twice in {names}")
