@@ -94,6 +94,7 @@ class Loop:
         self.question = self.memory.question(batch)
         cause: BaseException | None = None
         try:
+            self.parts.fine.begin(batch)
             self._admit(batch, reply)
             self._predict(batch, reply)
             self._solve_fine(batch, reply)
@@ -193,8 +194,7 @@ class Loop:
             raise FineSolverError(
                 f"window {batch.window}, iteration {batch.iteration}: the fine solver did not converge at point "
                 f"{self.points.ids[row]} ({len(failed)} point(s) in all){kept}; load: {load}; "
-                f"{self.parts.fine.diagnosis(row)}. Try a smaller load step, raise fine.max_newton or fine.max_cg, "
-                "or set fine.on_failure: keep"
+                f"{self.parts.fine.diagnosis(row)}. {self.parts.fine.advice}"
             )
         reply.reason[failed] = Reason.NOT_CONVERGED
         good = np.flatnonzero(answer.converged)
@@ -299,14 +299,14 @@ class Loop:
         """Iterate on the window from its start; points stay on the rung that they have reached. Collective: yes."""
         start, self.start = self.start, None
         self.memory.rewind()
-        if start:
-            self.parts.fine.set_state(start)
+        if start is not None:
+            self.parts.fine.restore(start)
 
     def next_step(self) -> None:
         """Go on inside the window: the next evaluate starts from where the last one has ended. Collective: yes."""
         if self.start is None:
-            self.start = {name: np.array(values) for name, values in self.parts.fine.get_state().items()}
-        self.parts.fine.commit()
+            self.start = self.parts.fine.snapshot()
+        self.parts.fine.next_step()
         assert self.batch is not None and self.reply is not None
         self.memory.step(self.batch, self.reply, self.score)
 
@@ -368,6 +368,7 @@ class Loop:
 
     def close(self) -> None:
         """End of the run."""
+        self.parts.fine.close()
         if self.parts.ledger is not None:
             self.parts.ledger.close()
 

@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
-from neuroscale_couple.values import F64, I64, FineAnswer, Points
+from neuroscale_couple.values import F64, I64, Batch, FineAnswer, Points
 
 
 class FineSolver(ABC):
@@ -21,6 +22,9 @@ class FineSolver(ABC):
     @abstractmethod
     def attach(self, points: Points) -> None:
         """Take the points this rank owns, before the first solve. Raises: MicrostructureError."""
+
+    def begin(self, batch: Batch) -> None:  # noqa: B027
+        """An iteration begins: what all points are asked, also those that others will answer."""
 
     @abstractmethod
     def solve(self, rows: I64, inputs: F64, guess: npt.NDArray[Any] | None = None) -> FineAnswer:
@@ -39,6 +43,24 @@ class FineSolver(ABC):
     def rollback(self) -> None:
         """The window is repeated: back to the committed state."""
 
+    def next_step(self) -> None:
+        """Go on inside the window: what was last solved is where the next step starts."""
+        self.commit()
+
+    def snapshot(self) -> dict[str, Any]:
+        """What `restore` needs to come back to the start of a window of several steps."""
+        return {name: np.array(values) for name, values in self.get_state().items()}
+
+    def restore(self, start: Mapping[str, Any]) -> None:
+        """Back to the start of the window. start: as `snapshot` gave it"""
+        if start:
+            self.set_state(start)
+
+    @property
+    def advice(self) -> str:
+        """What to try when a point fails, for messages."""
+        return "Try a smaller load step, raise fine.max_newton or fine.max_cg, or set fine.on_failure: keep"
+
     @abstractmethod
     def diagnosis(self, row: int) -> str:
         """Residual history of the last solve of a point, for messages."""
@@ -50,3 +72,6 @@ class FineSolver(ABC):
     @abstractmethod
     def set_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Restore what `get_state` gave: name -> array [n, ...]."""
+
+    def close(self) -> None:  # noqa: B027
+        """End of the run: give back what is held; idempotent."""
