@@ -16,11 +16,15 @@ from pathlib import Path
 from neuroscale_couple.config import units
 from neuroscale_couple.config.precice_xml import Asked, PreciceXml, mistakes
 from neuroscale_couple.config.schema import Config, DataName, PreciceData
+from neuroscale_couple.config.schema import Interface as XmlInterface
 from neuroscale_couple.errors import ConfigError
 from neuroscale_couple.values import FieldSpec, Layout
 
 DIAGNOSTICS = ("neuroscale.source", "neuroscale.error_estimate", "neuroscale.model_version")
 """Columns that may be written beside the outputs: which rung answered, its estimated error, the surrogate's version."""
+
+IDS_OF_THE_MESH = ("coordinates", "vertices")
+"""Values of `precice.ids` that name no data field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +50,12 @@ class Carrier:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """One macro mesh and what is carried over it."""
+    """One macro mesh and what is carried over it. ids: the data field that holds the ids of its points, if one does."""
 
     mesh: str
     read: tuple[Carrier, ...]
     write: tuple[Carrier, ...]
+    ids: str | None = None
 
 
 @dataclass
@@ -63,7 +68,11 @@ class Fit:
     def asked(self) -> list[Asked]:
         """What the preCICE configuration must provide."""
         return [
-            Asked(i.mesh, {c.data: c.vector for c in i.read}, {c.data: c.vector for c in i.write})
+            Asked(
+                i.mesh,
+                {c.data: c.vector for c in i.read} | ({i.ids: False} if i.ids is not None else {}),
+                {c.data: c.vector for c in i.write},
+            )
             for i in self.interfaces
         ]
 
@@ -81,8 +90,8 @@ def input_columns(inputs: Layout) -> list[Column]:
     ]
 
 
-def output_columns(inputs: Layout, outputs: Layout) -> list[Column]:
-    """The columns that we can write: outputs, tangent (row by row) and diagnostics."""
+def output_columns(inputs: Layout, outputs: Layout, tangent: bool = True) -> list[Column]:
+    """The columns that we can write: outputs, tangent (row by row, if there is one) and diagnostics."""
     found = []
     for full, (f, c) in zip(outputs.columns, _components(outputs), strict=True):
         # a symmetric tensor: yx is xy
@@ -91,7 +100,7 @@ def output_columns(inputs: Layout, outputs: Layout) -> list[Column]:
     rows, columns = _labels(outputs), _labels(inputs)
     out_units, in_units = _units(outputs), _units(inputs)
     for i, row in enumerate(rows):
-        for j, column in enumerate(columns):
+        for j, column in enumerate(columns if tangent else ()):
             aliases = {plain(f"tangent{row}{column}")}
             if max(len(rows), len(columns)) < 10:
                 aliases.add(f"tangent{i + 1}{j + 1}")
@@ -114,24 +123,26 @@ def _labels(layout: Layout) -> list[str]:
     return short if len(set(short)) == len(short) else list(layout.columns)
 
 
-def fit(config: Config, file: PreciceXml, inputs: Layout, outputs: Layout) -> Fit:
+def fit(config: Config, file: PreciceXml, inputs: Layout, outputs: Layout, tangent: bool = True) -> Fit:
     """Find the carriers of all interfaces. Mistakes are collected, not raised."""
     found = Fit()
     if not config.interfaces:
         found.mistakes.append("interfaces: none is named; name the macro mesh, what is read and what is written")
     used: set[str] = set()
+    ids = id_field(config)
     for number, interface in enumerate(config.interfaces):
         sides = []
+        found.mistakes += [f"interfaces[{number}].read_data: {m}" for m in _wrong_ids(file, interface, ids)]
         for side, entries, columns in (
-            ("read_data", interface.read_data, input_columns(inputs)),
-            ("write_data", interface.write_data, output_columns(inputs, outputs)),
+            ("read_data", tuple(e for e in interface.read_data if e.name != ids), input_columns(inputs)),
+            ("write_data", interface.write_data, output_columns(inputs, outputs, tangent)),
         ):
             matcher = _Matcher(file, interface.mesh_name, columns, config.neuroscale.precice.data, side)
             carriers = matcher.match(entries)
             sides.append(carriers)
             used |= matcher.used
             found.mistakes += [f"interfaces[{number}].{side}: {m}" for m in matcher.mistakes]
-        found.interfaces.append(Interface(interface.mesh_name, sides[0], sides[1]))
+        found.interfaces.append(Interface(interface.mesh_name, sides[0], sides[1], ids))
     for entry in config.neuroscale.precice.data:
         if config.interfaces and entry.name not in used:
             names = sorted(used | {e.name for i in config.interfaces for e in (*i.read_data, *i.write_data)})
@@ -143,6 +154,26 @@ def fit(config: Config, file: PreciceXml, inputs: Layout, outputs: Layout) -> Fi
         if name not in known:
             found.mistakes.append(f"neuroscale.precice.initial: no input {name!r}; there are {', '.join(known)}")
     return found
+
+
+def id_field(config: Config) -> str | None:
+    """The data field that holds the ids of the points; None where they come from the mesh."""
+    named = config.neuroscale.precice.ids
+    return None if named in IDS_OF_THE_MESH else named
+
+
+def _wrong_ids(file: PreciceXml, interface: XmlInterface, ids: str | None) -> Iterable[str]:
+    """What does not fit about the field that holds the ids."""
+    if ids is None:
+        return
+    if ids not in {entry.name for entry in interface.read_data}:
+        yield (
+            f"neuroscale.precice.ids names {ids!r}, which is not read over mesh {interface.mesh_name!r}; add "
+            f"{{name: {ids}}}, or write ids: {' | '.join(IDS_OF_THE_MESH)}"
+        )
+    elif file.is_vector(ids):
+        place = file.at(file.data[ids])
+        yield f'{ids!r} holds the ids and must be a scalar; {place}: write <data:scalar name="{ids}" />'
 
 
 class _Matcher:
@@ -294,25 +325,34 @@ class _Matcher:
 
 
 def find_interfaces(
-    config: Config, folder: Path, inputs: Layout, outputs: Layout
+    config: Config, folder: Path, inputs: Layout, outputs: Layout, tangent: bool = True
 ) -> tuple[PreciceXml, list[Interface]]:
     """Read the preCICE configuration beside ours and find what is carried over which mesh.
 
-    folder: of our configuration
+    folder: of our configuration; tangent: whether the micro problem has one
     Raises: ConfigError with all that does not fit: names, sizes, units, and tags of the preCICE configuration.
     """
     if config.precice_config_file_path is None:
         raise ConfigError("precice_config_file_path is missing; transport: precice needs the preCICE configuration")
     file = PreciceXml((folder / config.precice_config_file_path).resolve())
-    found = fit(config, file, inputs, outputs)
+    found = fit(config, file, inputs, outputs, tangent)
     us, settings = config.participant_name, config.neuroscale.precice
-    wrong = found.mistakes + list(mistakes(file, us, found.asked()))
+    exported = frozenset(rule.name for rule in settings.data if rule.exported)
+    tested = config.neuroscale.fine.solver != "micro_manager"  # its users' cases run as they are
+    wrong = found.mistakes + list(mistakes(file, us, found.asked(), exported, tested))
     peers = file.peers(us, [i.mesh for i in found.interfaces])
     if settings.window_size is None and any(file.sets_window(us, peer) for peer in set(peers.values())):
         wrong.append(
             "neuroscale.precice.window_size is missing: the coupling scheme (method first-participant) leaves the time "
             "window to us; give our time step"
         )
+    for interface in found.interfaces:
+        if interface.ids is not None and not file.there_at_start(us, peers[interface.mesh], interface.ids):
+            wrong.append(
+                f"{file.at(file.scheme(us, peers[interface.mesh]))}: {interface.ids!r} holds the ids of the points "
+                '(neuroscale.precice.ids) and comes too late; write its <exchange ... initialize="true" />, or take a '
+                f"serial scheme with {peers[interface.mesh]!r} first"
+            )
     if config.neuroscale.record is not None:
         wrong.append("neuroscale.record: transport: precice does not record; use preCICE's own export, or embedded")
     if wrong:

@@ -145,6 +145,11 @@ class Precice(Section):
     """How the participant of `transport: precice` meets the macro solver."""
 
     data: tuple[PreciceData, ...] = Field((), description="data fields whose name, unit or sign differs from ours")
+    ids: str = Field(
+        "coordinates",
+        description="where the ids of points, which choose micro structures, come from: coordinates | vertices "
+        "(preCICE's order, which depends on the macro solver's ranks) | a scalar data field that is read",
+    )
     regions: tuple[tuple[tuple[float, float], ...], ...] = Field(
         (), description="access region of each rank, e.g. [[[0, 1], [0, 2]], ...]; one rank needs none"
     )
@@ -161,7 +166,7 @@ class Precice(Section):
         description="input columns taken where the macro solver has sent nothing yet, e.g. temperature; others are 0",
     )
     volumes: float | str = Field(
-        1.0, description="macro volume of each point (quadrature weight), or an .npy file in the order of the vertices"
+        1.0, description="macro volume of each point (quadrature weight), or an .npy file in the order of their ids"
     )
 
 

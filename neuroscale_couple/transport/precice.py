@@ -21,10 +21,11 @@ from neuroscale_couple.config.precice_fields import DIAGNOSTICS, Carrier, Interf
 from neuroscale_couple.config.precice_xml import PreciceXml
 from neuroscale_couple.config.schema import Config
 from neuroscale_couple.errors import ConfigError, InputError, NeuroscaleError, TransportError
-from neuroscale_couple.parallel import max_over, rank, size
+from neuroscale_couple.parallel import max_over, rank, size, together
 from neuroscale_couple.transport.base import ServiceFactory
 from neuroscale_couple.transport.embedded import EmbeddedClosure
-from neuroscale_couple.transport.precice_regions import access_region, check_regions, owned
+from neuroscale_couple.transport.precice_ids import by_coordinates, from_field, in_order_of
+from neuroscale_couple.transport.precice_regions import Owned, access_region, check_regions, owned
 from neuroscale_couple.transport.precice_watch import Watch
 from neuroscale_couple.values import F64, I64, Layout, Outputs, Points
 
@@ -133,14 +134,32 @@ class PreciceDriver:
             vertex_ids, seen = self._call("get_mesh_vertex_ids_and_coordinates", interface.mesh)
             dimensions = self.file.dimensions(interface.mesh)
             seen = np.ascontiguousarray(seen, dtype=np.float64).reshape(-1, dimensions)
-            rows, places, vertices = owned(regions, self.comm, interface.mesh, seen)
-            mine = np.asarray(vertex_ids)[rows].tolist()  # a list: the binding is twice as fast with it
-            self.meshes.append(Vertices(interface, mine, slice(start, start + len(rows))))
-            coordinates.append(seen[rows])
-            ids.append(places + total)
-            start, total = start + len(rows), total + vertices
+            part = owned(regions, self.comm, interface.mesh, seen)
+            mine = np.asarray(vertex_ids)[part.rows].tolist()  # a list: the binding is twice as fast with it
+            self.meshes.append(Vertices(interface, mine, slice(start, start + len(mine))))
+            coordinates.append(seen[part.rows])
+            ids.append(self._ids_of(self.meshes[-1], part, total))
+            start, total = start + len(mine), total + len(part.whole)
         all_ids: I64 = np.concatenate(ids).astype(np.int64)
-        return Points(all_ids, _stacked(coordinates), _volumes(volumes, all_ids, total))
+        return Points(all_ids, _stacked(coordinates), self._volumes(volumes, all_ids))
+
+    def _ids_of(self, vertices: Vertices, part: Owned, before: int) -> I64:
+        """Ids int64 [m] of this rank's vertices of a mesh. before: number of vertices of the meshes before it."""
+        interface = vertices.interface
+        if interface.ids is None:
+            order = part.places if self.settings.ids == "vertices" else by_coordinates(part.whole)[part.places]
+            return before + order
+        dt = float(self._call("get_max_time_step_size"))
+        values = self._call("read_data", interface.mesh, interface.ids, vertices.ids, dt) if vertices.ids else []
+        where, mesh, name = part.whole[part.places], interface.mesh, interface.ids
+        return together(self.comm, f"ids of {mesh!r}", lambda: from_field(values, where, mesh, name))
+
+    def _volumes(self, volumes: float | Path, ids: I64) -> F64:
+        """Macro volumes float64 [m] of this rank's points."""
+        if not isinstance(volumes, Path):
+            return np.full(len(ids), float(volumes))
+        order = in_order_of(ids, (lambda mine: [mine]) if self.comm is None else self.comm.allgather)
+        return _read_volumes(volumes, order, int(max_over(self.comm, np.array([order.max(initial=-1)]))[0]) + 1)
 
     # -- one step --------------------------------------------------------------------------------------------
 
@@ -181,6 +200,7 @@ class PreciceDriver:
         left = float(self._call("get_max_time_step_size"))
         if self.ours_to_choose and self.settings.window_size is not None:
             return min(left, self.settings.window_size)
+        left = min(left, self.settings.max_step or left)
         if self.step == 0:
             self.window_size = left
         part = self.window_size / self.settings.substeps
@@ -294,7 +314,7 @@ class _Written:
 
     def column(self, i: int) -> F64:
         """Column i of all points of this rank: float64 [n]."""
-        n_out, n_in = self.reply.tangent.shape[1:]
+        n_out, n_in = self.reply.tangent.shape[1:]  # n_in is 0 without a tangent
         if i < n_out:
             return self.reply.outputs[:, i]
         i -= n_out
@@ -326,9 +346,7 @@ def _stacked(coordinates: list[F64]) -> F64:
     return np.concatenate([np.pad(c, ((0, 0), (0, most - c.shape[1]))) for c in coordinates])
 
 
-def _volumes(volumes: float | Path, ids: I64, total: int) -> F64:
-    if not isinstance(volumes, Path):
-        return np.full(len(ids), float(volumes))
+def _read_volumes(volumes: Path, rows: I64, total: int) -> F64:
     try:
         values = np.asarray(np.load(volumes, allow_pickle=False), dtype=np.float64)
     except (OSError, ValueError) as error:
@@ -337,4 +355,4 @@ def _volumes(volumes: float | Path, ids: I64, total: int) -> F64:
         raise InputError(
             f"neuroscale.precice.volumes: {volumes} has shape {values.shape}, but there are {total} vertices"
         )
-    return values[ids]
+    return values[rows]

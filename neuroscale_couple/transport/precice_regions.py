@@ -1,12 +1,13 @@
 """Which rank owns which vertex of a macro mesh that several of our ranks see through access regions.
 
-Rank 0 sees the whole mesh, in the order of the macro solver: so ids do not depend on our number of ranks, and a
-vertex in no region is found. A vertex in several regions belongs to the lowest of their ranks.
+Rank 0 sees the whole mesh, so that ids do not depend on our number of ranks (`precice_ids`) and a vertex in no region
+is found. A vertex in several regions belongs to the lowest of their ranks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,16 +47,28 @@ def access_region(regions: Sequence[Region], place: int, dimensions: int) -> lis
     return [float(end) for interval in regions[place] for end in interval]
 
 
-def owned(regions: Sequence[Region], comm: Any, mesh: str, seen: F64) -> tuple[I64, I64, int]:
+@dataclass(frozen=True)
+class Owned:
+    """A rank's part of a mesh.
+
+    rows: int64 [m] of the vertices that it sees; places: int64 [m] of the same in the whole mesh
+    whole: float64 [n, dimensions], all vertices as rank 0 sees them
+    """
+
+    rows: I64
+    places: I64
+    whole: F64
+
+
+def owned(regions: Sequence[Region], comm: Any, mesh: str, seen: F64) -> Owned:
     """Which of the vertices that this rank sees are its own.
 
     seen: float64 [n, dimensions], in the order of preCICE
-    Returns: rows int64 [m] of `seen`, their places int64 [m] in the whole mesh, and the size of the whole mesh
     Raises: ConfigError on every rank. Collective: yes
     """
     if size(comm) == 1 and not regions:
         _refuse_empty(len(seen), mesh)
-        return np.arange(len(seen)), np.arange(len(seen)), len(seen)
+        return Owned(np.arange(len(seen)), np.arange(len(seen)), seen)
     whole: F64 = seen if size(comm) == 1 else comm.bcast(seen if rank(comm) == 0 else None, root=0)
     _refuse_empty(len(whole), mesh)
     owner = _owners(regions, whole)
@@ -69,7 +82,7 @@ def owned(regions: Sequence[Region], comm: Any, mesh: str, seen: F64) -> tuple[I
             f"vertices in its access region {list(regions[rank(comm)])}; make the region a little larger"
         )
     agree(comm, error, f"vertices of mesh {mesh!r}")
-    return rows, place[rows], len(whole)
+    return Owned(rows, place[rows], whole)
 
 
 def _owners(regions: Sequence[Region], whole: F64) -> I64:

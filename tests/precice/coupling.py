@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 
 from neuroscale_couple import connect
+from neuroscale_couple.transport.precice_ids import by_coordinates
 from neuroscale_couple.values import Points
 from tests.mpi.launch import environment, mpirun
 
@@ -50,6 +51,8 @@ class Setup:
         default_factory=lambda: {"Macro-Mesh": [[x, y] for y in (0.0, 1.0) for x in (0.0, 0.5, 1.0)]}
     )
     extra_write: tuple[str, ...] = ()
+    extra_read: tuple[str, ...] = ()
+    read_data: list[str] = field(default_factory=lambda: ["Strain"])
     ours: dict[str, Any] = field(default_factory=dict)
     told: dict[str, Any] = field(default_factory=dict)
     write_data: list[dict[str, str]] = field(default_factory=lambda: [{"name": "Stress"}])
@@ -58,7 +61,8 @@ class Setup:
 def xml(setup: Setup) -> str:
     """The preCICE configuration."""
     written = STRESSES + list(setup.extra_write)
-    names = STRAINS + written
+    read = STRAINS + list(setup.extra_read)
+    names = read + written
     second = "NeuroScale" if setup.first == "Macro" else "Macro"
     data = "".join(f'  <data:scalar name="{n}" />\n' for n in names)
     uses = "".join(f'    <use-data name="{n}" />\n' for n in names)
@@ -77,9 +81,9 @@ def xml(setup: Setup) -> str:
 <precice-configuration>
 {data}{meshes}
   <participant name="Macro">
-{provide}{lines("write-data", STRAINS)}{lines("read-data", written)}  </participant>
+{provide}{lines("write-data", read)}{lines("read-data", written)}  </participant>
   <participant name="NeuroScale">
-{receive}{lines("read-data", STRAINS)}{lines("write-data", written)}  </participant>
+{receive}{lines("read-data", read)}{lines("write-data", written)}  </participant>
   <m2n:sockets acceptor="Macro" connector="NeuroScale" exchange-directory="." />
   <coupling-scheme:{setup.scheme}>
     <participants first="{setup.first}" second="{second}" />
@@ -94,7 +98,7 @@ def _exchanges(setup: Setup, written: list[str]) -> str:
     def line(name: str, mesh: str, source: str, target: str) -> str:
         return f'    <exchange data="{name}" mesh="{mesh}" from="{source}" to="{target}" />\n'
 
-    there = "".join(line(n, m, "Macro", "NeuroScale") for m in setup.meshes for n in STRAINS)
+    there = "".join(line(n, m, "Macro", "NeuroScale") for m in setup.meshes for n in (*STRAINS, *setup.extra_read))
     return there + "".join(line(n, m, "NeuroScale", "Macro") for m in setup.meshes for n in written)
 
 
@@ -140,7 +144,8 @@ def config(setup: Setup) -> dict[str, Any]:
     for key, value in setup.ours.items():
         ours[key] = {**ours[key], **value} if isinstance(ours.get(key), dict) else value
     interfaces = [
-        {"mesh_name": m, "read_data": [{"name": "Strain"}], "write_data": setup.write_data} for m in setup.meshes
+        {"mesh_name": m, "read_data": [{"name": n} for n in setup.read_data], "write_data": setup.write_data}
+        for m in setup.meshes
     ]
     return {
         "participant_name": "NeuroScale",
@@ -183,7 +188,7 @@ class Case:
         self.xml.write_text(xml(setup))
         self.yaml = folder / "neuroscale.yaml"
         self.yaml.write_text(yaml.safe_dump(config(setup), sort_keys=False))
-        self.out = folder / "heard.npz"
+        self.out = folder / "heard"
 
     def replace(self, old: str, new: str) -> None:
         """Change the preCICE configuration."""
@@ -191,26 +196,44 @@ class Case:
         assert old in text, old
         self.xml.write_text(text.replace(old, new))
 
-    def run(self, ranks: int = 1, timeout: float = 90.0, command_line: bool = False) -> Ended:
-        """Start the macro solver and our participant, and wait for both."""
+    def run(self, ranks: int = 1, timeout: float = 90.0, command_line: bool = False, macro_ranks: int = 1) -> Ended:
+        """Start the macro solver and our participant, and wait for both.
+
+        macro_ranks: ranks of the macro solver, each with every so-manieth point of the meshes
+        """
         shutil.rmtree(self.folder / "precice-run", ignore_errors=True)
-        self.out.unlink(missing_ok=True)
+        for path in self.folder.glob("heard-*.npz"):
+            path.unlink()
         s = self.setup
         told = {
             "xml": str(self.xml), "meshes": s.meshes, "read": STRESSES + list(s.extra_write), "write": STRAINS,
             "steps": s.steps, "substeps": s.substeps, "load": s.load, "compliance": s.compliance,
-            "out": str(self.out),
+            "out": str(self.out), "ids": s.extra_read, "ranks": macro_ranks,
         }  # fmt: skip
         (self.folder / "macro.json").write_text(json.dumps(told | s.told))
-        macro = self._start([sys.executable, str(PROGRAMS / "macro.py"), "macro.json"], "macro")
+        macro = self._start([*launcher(macro_ranks), sys.executable, str(PROGRAMS / "macro.py"), "macro.json"], "macro")
         # the command line where it is asked for; else the same run without its report, which is faster
         program = ["-m", "neuroscale_couple.cli", "run"] if command_line else [str(PROGRAMS / "participant.py")]
         mine = self._start([*launcher(ranks), sys.executable, *program, str(self.yaml)], "neuroscale")
         status = _wait(mine, timeout)
         macro_status = _wait(macro, 20.0 if status == 0 else 3.0)
-        heard = dict(np.load(self.out)) if self.out.exists() else {}
+        heard = self._heard(macro_ranks)
         calls = [json.loads(path.read_text()) for path in sorted(self.folder.glob("calls-*.json"))]
         return Ended(status, self._output("neuroscale"), macro_status, self._output("macro"), heard, calls)
+
+    def _heard(self, ranks: int) -> dict[str, Any]:
+        """What the macro solver wrote down, in the order of the points whatever its ranks."""
+        parts = [dict(np.load(path)) for path in sorted(self.folder.glob("heard-*.npz"))]
+        if len(parts) < ranks:
+            return {}
+        together = dict(parts[0])
+        for name in [name for name in together if "/" in name]:
+            n = len(self.setup.meshes[name.partition("/")[0]])
+            whole = np.empty((len(parts[0][name]), n, parts[0][name].shape[2]))
+            for rank, part in enumerate(parts):
+                whole[:, rank::ranks] = part[name]
+            together[name] = whole
+        return together
 
     def _start(self, command: list[str], name: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("wb") as log:
@@ -242,14 +265,20 @@ def launcher(ranks: int) -> list[str]:
     return [] if ranks == 1 else [mpirun(), "-n", str(ranks)]
 
 
-def embedded(case: Case, strain: Any, tangent: bool = False) -> Any:
-    """Stress [n, 3] (or tangent [n, 3, 3]) that the embedded transport gives for strain [n, 3] of the same points."""
+def embedded(case: Case, strain: Any, tangent: bool = False, ids: Any = None) -> Any:
+    """Stress [n, 3] (or tangent [n, 3, 3]) that the embedded transport gives for strain [n, 3] of the same points.
+
+    ids: of the points; None: by the coordinates of the meshes, one mesh after the other
+    """
     ours = yaml.safe_load(case.yaml.read_text())
     ours["neuroscale"] |= {"transport": "embedded", "output": {"folder": str(case.folder / "embedded")}}
     path = case.folder / "embedded.yaml"
     path.write_text(yaml.safe_dump(ours))
     n = len(strain)
-    with connect(path, None, Points(np.arange(n), np.zeros((n, 2)), np.ones(n))) as closure:
+    if ids is None:
+        numbers = [by_coordinates(np.array(points)) for points in case.setup.meshes.values()]
+        ids = np.concatenate([own + sum(map(len, numbers[:k])) for k, own in enumerate(numbers)])
+    with connect(path, None, Points(np.asarray(ids)[:n], np.zeros((n, 2)), np.ones(n))) as closure:
         answer = closure.evaluate({"strain": strain}, 0.0, 1.0)
         closure.commit()
     return answer.tangent if tangent else answer["stress"]

@@ -301,6 +301,33 @@ def test_window_that_is_ours_to_choose(tmp_path: Path) -> None:
     assert fitted(case)
 
 
+def test_field_of_ids_is_no_input(tmp_path: Path) -> None:
+    case = Case(tmp_path, Setup(extra_read=("Point-Id",), scheme="serial-explicit"))
+    change(case, interfaces=interfaces(["Strain", "Point-Id"], ["Stress"]), _ids="Point-Id")
+    (found,) = fitted(case)
+    assert found.ids == "Point-Id"
+    assert len(found.read) == 3
+    case.replace('<read-data name="Point-Id" mesh="Macro-Mesh" />', "")
+    refused(case, 'add to it: <read-data name="Point-Id" mesh="Macro-Mesh" />')
+
+
+def test_field_of_ids_that_does_not_fit(tmp_path: Path) -> None:
+    case = Case(tmp_path, Setup(extra_read=("Point-Id",)))
+    change(case, _ids="Point-Id")
+    refused(
+        case,
+        "interfaces[0].read_data: neuroscale.precice.ids names 'Point-Id', which is not read over mesh 'Macro-Mesh'; "
+        "add {name: Point-Id}, or write ids: coordinates | vertices",
+    )
+    change(case, interfaces=interfaces(["Strain", "Point-Id"], ["Stress"]))
+    refused(case, "'Point-Id' holds the ids of the points (neuroscale.precice.ids) and comes too late; write its")
+    sent = '<exchange data="Point-Id" mesh="Macro-Mesh" from="Macro" to="NeuroScale" />'
+    case.replace(sent, sent.replace(" />", ' initialize="true" />'))
+    assert fitted(case)
+    case.replace('data:scalar name="Point-Id"', 'data:vector name="Point-Id"')
+    refused(case, "'Point-Id' holds the ids and must be a scalar", '<data:scalar name="Point-Id" />')
+
+
 def test_limits_are_read(case: Case) -> None:
     file = PreciceXml(case.xml)
     assert file.max_iterations("NeuroScale", "Macro") == 50
@@ -322,8 +349,8 @@ POINTS = np.array([[0.0, 0.0], [0.5, 0.0], [1.0, 0.0], [0.5, 0.0]])
 
 
 def test_point_belongs_to_the_lowest_region() -> None:
-    rows, places, total = owned([[(0.0, 0.5), (0.0, 1.0)]], None, "M", POINTS[[0, 1, 3]])
-    assert (rows.tolist(), places.tolist(), total) == ([0, 1, 2], [0, 1, 2], 3)
+    part = owned([[(0.0, 0.5), (0.0, 1.0)]], None, "M", POINTS[[0, 1, 3]])
+    assert (part.rows.tolist(), part.places.tolist(), len(part.whole)) == ([0, 1, 2], [0, 1, 2], 3)
 
 
 def test_points_outside_every_region_are_refused() -> None:

@@ -5,7 +5,8 @@
 
 The coupling is serial-implicit with the macro solver first and without acceleration: Newton's method is the iteration,
 and preCICE must end a window only when the same data come twice (a tight measure on our outputs, two iterations at
-least). A point's id in the service is the number of its vertex; on one macro rank that is the adapter's own id.
+least). The operator's ids are sent where `neuroscale.precice.ids` names a data field for them: then the points have the
+same micro structures as with any other transport.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ class PreciceClosure(Closure):
         self._name = file.peers(loaded.config.participant_name, [self._interface.mesh])[self._interface.mesh]
         self._points = points
         self._order = np.argsort(points.ids)
-        self._participant = self._join(file.path, loaded.folder, comm)
+        self._join(file.path, loaded.folder, comm)
         self._last: np.ndarray | None = None
         self._begun = self._closed = False
         self._version = -1
 
-    def _join(self, path: Any, folder: Any, comm: Any) -> Any:
+    def _join(self, path: Any, folder: Any, comm: Any) -> None:
         try:
             import precice
         except ImportError as error:
@@ -62,13 +63,22 @@ class PreciceClosure(Closure):
             ) from None
         with chdir(folder):
             try:
-                participant = precice.Participant(self._name, str(path), comm.Get_rank(), comm.Get_size())
-                coordinates = self._points.coordinates[self._order]
-                self._ids = list(participant.set_mesh_vertices(self._interface.mesh, coordinates))
-                participant.initialize()
+                self._participant = precice.Participant(self._name, str(path), comm.Get_rank(), comm.Get_size())
+                places = self._points.coordinates[self._order]
+                self._vertices = list(self._participant.set_mesh_vertices(self._interface.mesh, places))
+                if self._participant.requires_initial_data():
+                    self._write_ids()
+                self._participant.initialize()
+            except TransportError:
+                raise
             except Exception as error:
                 raise self._failed("initialize", error) from None
-        return participant
+
+    def _write_ids(self) -> None:
+        """Send the ids of the points where the coupling has a field for them."""
+        if self._interface.ids is not None:
+            ids = self._points.ids[self._order].astype(np.float64)
+            self._call("write_data", self._interface.mesh, self._interface.ids, self._vertices, ids)
 
     def evaluate(
         self,
@@ -110,11 +120,12 @@ class PreciceClosure(Closure):
     def _advance(self, dt: float) -> None:
         """Send the last inputs and let the service answer them."""
         assert self._last is not None
+        self._write_ids()
         for carrier in self._interface.read:
             pairs = zip(carrier.columns, carrier.factors, strict=True)
             values = np.stack([self._last[:, column] / factor for column, factor in pairs], axis=1)
             values = values if carrier.vector else values[:, 0]
-            self._call("write_data", self._interface.mesh, carrier.data, self._ids, values)
+            self._call("write_data", self._interface.mesh, carrier.data, self._vertices, values)
         self._call("advance", dt)
         self._call("requires_reading_checkpoint")
 
@@ -123,7 +134,7 @@ class PreciceClosure(Closure):
         n, n_out, n_in = len(self._points), self.outputs.size, self.inputs.size
         columns = np.full((n, n_out * (1 + n_in) + 3), np.nan)
         for carrier in self._interface.write:
-            values = self._call("read_data", self._interface.mesh, carrier.data, self._ids, dt)
+            values = self._call("read_data", self._interface.mesh, carrier.data, self._vertices, dt)
             values = np.asarray(values, dtype=np.float64).reshape(n, len(carrier.columns))
             columns[self._order[:, None], carrier.columns] = values * carrier.factors
         for missing, present in self._turned:
