@@ -85,7 +85,8 @@ FORBIDDEN_INCLUDES = {
     "kernels/reference": ("Python", "pybind11", "torch", "ATen", "mpi", "cuda"),
     "kernels/cpu": ("Python", "pybind11", "torch", "ATen", "mpi", "cuda"),
     "kernels/cuda": ("Python", "pybind11", "torch", "ATen", "mpi"),
-    "client": ("Python", "pybind11", "torch", "ATen", "cuda"),
+    "client/": ("Python", "pybind11", "torch", "ATen", "cuda", "mpi"),
+    "examples": ("Python", "pybind11", "torch", "ATen", "cuda"),
     "bindings": ("torch", "ATen", "mpi"),
 }
 

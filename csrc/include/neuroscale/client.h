@@ -140,15 +140,20 @@ NSC_API nsc_status nsc_total(nsc_session* session, const char* column, double va
 
 /* Answer all points; call as often as the solver iterates.
  * iteration: 0 for the first of a window; inputs: one array [n][components] per declared input, in that order
- * answer: filled in where its pointers are not NULL; untouched after an error. Collective: yes */
+ * answer: filled in where its pointers are not NULL; of no meaning after an error. Collective: yes */
 NSC_API nsc_status nsc_exchange(nsc_session* session, double time, double dt, int iteration,
                                 const double* const* inputs, nsc_answer* answer);
 
 /* The window has converged. Collective: yes */
 NSC_API nsc_status nsc_commit(nsc_session* session);
 
-/* Repeat the window from its start. Collective: yes */
+/* Start the window afresh, all points included. Collective: yes */
 NSC_API nsc_status nsc_rollback(nsc_session* session);
+
+/* For a solver that iterates over windows of several steps, or over micro problems with a state: go on from where the
+ * last exchange has ended; or back to the window's start, points staying with whom they reached. Collective: yes */
+NSC_API nsc_status nsc_next_step(nsc_session* session);
+NSC_API nsc_status nsc_repeat(nsc_session* session);
 
 /* ---- restart ---- */
 

@@ -64,6 +64,8 @@ public:
     }
     void commit() { check(nsc_commit(session_)); }
     void rollback() { check(nsc_rollback(session_)); }
+    void next_step() { check(nsc_next_step(session_)); }
+    void repeat() { check(nsc_repeat(session_)); }
     void finish() { check(nsc_finish(session_)); }
 
     /// Committed windows of the run that this one resumes; -1: none.

@@ -1,0 +1,116 @@
+#include "channel.h"
+
+#include "failure.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <dlfcn.h>
+
+namespace neuroscale::client {
+
+namespace {
+
+constexpr std::size_t chunk = std::size_t{1} << 20; // checked while it is still in the cache
+
+/// Whether no float64 is NaN or infinite: their exponent bits are all set.
+bool all_finite(const unsigned char* bytes, std::size_t count) {
+    constexpr std::uint64_t exponent = 0x7ff0000000000000U;
+    bool bad = false;
+    for (std::size_t i = 0; i < count; ++i) {
+        std::uint64_t bits = 0;
+        std::memcpy(&bits, bytes + 8 * i, 8);
+        bad |= (bits & exponent) == exponent;
+    }
+    return !bad;
+}
+
+std::string folder_of_this_library() {
+    Dl_info info{};
+    if (dladdr(reinterpret_cast<const void*>(&open_socket_channel), &info) == 0 || info.dli_fname == nullptr)
+        return "";
+    const std::string path = info.dli_fname;
+    const std::size_t slash = path.rfind('/');
+    return slash == std::string::npos ? "" : path.substr(0, slash + 1);
+}
+
+std::unique_ptr<Channel> open_from_library(const std::string& name, const Options& options) {
+    const std::string file = "libneuroscale_client_" + name + ".so";
+    void* library = dlopen((folder_of_this_library() + file).c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    if (library == nullptr)
+        library = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    if (library == nullptr) {
+        const char* why = dlerror();
+        throw Failure(NSC_ERROR_CHANNEL, "channel '" + name + "' needs the library " + file +
+                                             ", which does not load (" + (why != nullptr ? why : "no reason given") +
+                                             "): build it beside libneuroscale_client.so, or use channel socket");
+    }
+    ChannelFactory factory = nullptr;
+    void* symbol = dlsym(library, channel_factory_name);
+    std::memcpy(&factory, &symbol, sizeof factory);
+    if (factory == nullptr)
+        throw Failure(NSC_ERROR_CHANNEL, file + " is of another version than libneuroscale_client.so: build both anew");
+    return std::unique_ptr<Channel>(factory(options));
+}
+
+} // namespace
+
+void Channel::send(Kind kind, const Writer& text, const std::vector<Out>& data, Deadline end) {
+    Header header{kind, text.bytes().size(), 0};
+    for (const Out& block : data)
+        header.data += block.bytes;
+    if (header.text > longest_text)
+        throw Failure(NSC_ERROR_ARGUMENT, "names and fields take more bytes than a message has");
+    const auto raw = encode(header);
+    std::vector<Out> blocks{{raw.data(), raw.size()}, {text.bytes().data(), text.bytes().size()}};
+    blocks.insert(blocks.end(), data.begin(), data.end());
+    write(blocks, end);
+}
+
+Message Channel::receive(Deadline end) {
+    std::array<unsigned char, header_size> raw{};
+    read(raw.data(), raw.size(), end);
+    const Header header = decode(raw);
+    std::vector<unsigned char> text(header.text);
+    if (!text.empty())
+        read(text.data(), text.size(), end);
+    return {header, Reader(std::move(text))};
+}
+
+void Channel::receive_data(const Header& header, const std::vector<In>& blocks, Deadline end) {
+    std::uint64_t expected = 0;
+    for (const In& block : blocks)
+        expected += block.bytes;
+    if (header.data != expected)
+        throw Failure(NSC_ERROR_PROTOCOL, "the service sent " + std::to_string(header.data) + " bytes of data with " +
+                                              name_of(header.kind) + ", expected " + std::to_string(expected));
+    for (const In& block : blocks) {
+        auto* into = static_cast<unsigned char*>(block.data);
+        for (std::size_t at = 0; at < block.bytes; at += chunk) {
+            const std::size_t count = std::min(chunk, block.bytes - at);
+            read(into + at, count, end);
+            if (block.numbers != nullptr && !all_finite(into + at, count / 8))
+                throw Failure(NSC_ERROR_PROTOCOL, std::string("the service sent a number that is not finite in ") +
+                                                      block.numbers + ": its answer was refused");
+        }
+    }
+}
+
+void Channel::skip_data(const Header& header, Deadline end) {
+    std::array<unsigned char, 4096> rest{};
+    for (std::uint64_t left = header.data; left > 0;) {
+        const std::size_t count = std::min<std::uint64_t>(left, rest.size());
+        read(rest.data(), count, end);
+        left -= count;
+    }
+}
+
+std::unique_ptr<Channel> open_channel(const std::string& name, const Options& options) {
+    if (name == "socket")
+        return open_socket_channel(options);
+    if (name == "mpi" || name == "embedded")
+        return open_from_library(name, options);
+    throw Failure(NSC_ERROR_CHANNEL, "unknown channel '" + name + "'; there are: socket, mpi, embedded");
+}
+
+} // namespace neuroscale::client

@@ -1,0 +1,125 @@
+#include "service.h"
+
+#include "failure.h"
+
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <thread>
+
+extern char** environ;
+
+namespace neuroscale::client {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+std::vector<std::string> arguments_of(const Options& options, const std::string& program, const std::string& address) {
+    std::vector<std::string> arguments{program,
+                                       "serve",
+                                       options.configuration,
+                                       "--socket",
+                                       address,
+                                       "--ranks",
+                                       std::to_string(options.ranks),
+                                       "--wait",
+                                       std::to_string(options.start_timeout)};
+    for (const std::string& key : options.set) {
+        arguments.emplace_back("--set");
+        arguments.push_back(key);
+    }
+    if (options.resume)
+        arguments.emplace_back("--resume");
+    return arguments;
+}
+
+/// Without the launcher's variables a service that knows MPI would take itself for a rank of the solver's job.
+std::vector<std::string> environment_without_launcher() {
+    std::vector<std::string> kept;
+    for (char** entry = environ; *entry != nullptr; ++entry) {
+        const std::string text = *entry;
+        const bool launcher = text.rfind("OMPI_COMM_", 0) == 0 || text.rfind("PMI_", 0) == 0 ||
+                              text.rfind("PMIX_", 0) == 0 || text.rfind("MPI_LOCAL", 0) == 0 ||
+                              text.rfind("MV2_COMM_", 0) == 0 || text.rfind("MPIEXEC_SIZE", 0) == 0;
+        if (!launcher)
+            kept.push_back(text);
+    }
+    return kept;
+}
+
+std::vector<char*> pointers(std::vector<std::string>& texts) {
+    std::vector<char*> result;
+    for (std::string& text : texts)
+        result.push_back(text.data());
+    result.push_back(nullptr);
+    return result;
+}
+
+} // namespace
+
+ServiceProcess::ServiceProcess(const Options& options, const std::string& address) {
+    const char* given = std::getenv("NEUROSCALE_COUPLE");
+    program_ = !options.command.empty()             ? options.command
+               : given != nullptr && *given != '\0' ? given
+                                                    : "neuroscale-couple";
+    std::vector<std::string> arguments = arguments_of(options, program_, address);
+    std::vector<std::string> environment = environment_without_launcher();
+    posix_spawnattr_t attributes;
+    posix_spawnattr_init(&attributes);
+    // A group of its own: an interrupt from the terminal goes to the solver, which ends the service in order.
+    // Signals that the solver blocks or ignores must not reach the service that way.
+    sigset_t none;
+    sigset_t all;
+    sigemptyset(&none);
+    sigfillset(&all);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+    posix_spawnattr_setpgroup(&attributes, 0);
+    posix_spawnattr_setsigmask(&attributes, &none);
+    posix_spawnattr_setsigdefault(&attributes, &all);
+    const int error = posix_spawnp(&pid_, program_.c_str(), nullptr, &attributes, pointers(arguments).data(),
+                                   pointers(environment).data());
+    posix_spawnattr_destroy(&attributes);
+    if (error != 0)
+        throw Failure(NSC_ERROR_CHANNEL, "the service cannot be started: " + program_ + ": " + std::strerror(error) +
+                                             "; set NEUROSCALE_COUPLE to the path of the program neuroscale-couple");
+}
+
+ServiceProcess::~ServiceProcess() {
+    wait(0.0);
+}
+
+std::string ServiceProcess::ended() {
+    if (!over_ && waitpid(pid_, &status_, WNOHANG) == pid_)
+        over_ = true;
+    if (!over_)
+        return "";
+    const std::string how = WIFSIGNALED(status_) ? "was ended by signal " + std::to_string(WTERMSIG(status_))
+                                                 : "ended with status " + std::to_string(WEXITSTATUS(status_));
+    return program_ + " " + how;
+}
+
+void ServiceProcess::wait(double seconds) noexcept {
+    const Deadline end = after(seconds);
+    const auto gone = [this]() noexcept {
+        if (!over_) {
+            const pid_t found = waitpid(pid_, &status_, WNOHANG);
+            over_ = found == pid_ || (found == -1 && errno == ECHILD);
+        }
+        return over_;
+    };
+    while (!gone() && std::chrono::steady_clock::now() < end)
+        std::this_thread::sleep_for(5ms);
+    for (const int signal : {SIGTERM, SIGKILL}) {
+        if (gone())
+            return;
+        kill(pid_, signal);
+        for (int i = 0; i < 200 && !gone(); ++i)
+            std::this_thread::sleep_for(5ms);
+    }
+}
+
+} // namespace neuroscale::client
