@@ -79,7 +79,12 @@ def participate(config: str | Path) -> int:
 
     loaded = load(Path(config), run_options.overrides)
     problem = _problem(loaded)
-    file, interfaces = find_interfaces(loaded.config, loaded.folder, problem.inputs, problem.outputs)
+    found = find_interfaces(loaded.config, loaded.folder, problem.inputs, problem.outputs, problem.has_tangent)
+    file, interfaces = found
+    if loaded.config.neuroscale.fine.solver == "micro_manager":
+        from neuroscale_couple.fine.micro_manager import look
+
+        look(loaded.config.neuroscale.fine, problem)  # said before the macro solver waits for us
     comm = split_world("macro").local if parallel.launched_size() > 1 else None
     driver = PreciceDriver(loaded.config, file, interfaces, (problem.inputs, problem.outputs), loaded.folder, comm)
     volumes = loaded.config.neuroscale.precice.volumes

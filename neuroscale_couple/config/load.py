@@ -15,13 +15,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from neuroscale_couple.config.micro_manager import as_ours, merge
 from neuroscale_couple.config.schema import Config, Neuroscale
 from neuroscale_couple.errors import ConfigError
 
 # Keys that may differ between a run and the run that resumes it: they do not change the answer.
 FREE_KEYS = (
     *(("output",), ("fine", "memory_mb"), ("fine", "device"), ("learning", "seconds")),
-    *(("transport",), ("record",), ("replay",)),
+    *(("transport",), ("socket",), ("record",), ("replay",)),
     *(("precice", "regions"), ("precice", "timeout"), ("precice", "unconverged")),
 )
 
@@ -87,7 +88,7 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Loaded
     Raises: ConfigError with all mistakes, one a line.
     """
     path = Path(path)
-    raw = _read(path)
+    raw = as_ours(path) if path.suffix == ".json" else _with_micro_manager(_read(path), path)
     for key, value in (overrides or {}).items():
         _override(raw, key, value)
     if "neuroscale" not in raw:
@@ -171,6 +172,17 @@ def _read(path: Path) -> dict[str, Any]:
         got = "nothing" if raw is None else f"a {type(raw).__name__}"
         raise ConfigError(f"{path}: expected keys and values, got {got}; the file must have a section 'neuroscale:'")
     return raw
+
+
+def _with_micro_manager(raw: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The Micro Manager's configuration that ours names, with ours over it. Raises: ConfigError."""
+    section = raw.get("neuroscale")
+    named = section.get("micro_manager") if isinstance(section, dict) else None
+    if not isinstance(named, str):
+        return raw
+    merged = as_ours(path.parent / named, section)
+    merge(merged, {key: value for key, value in raw.items() if key != "neuroscale"})
+    return merged
 
 
 def _override(raw: dict[str, Any], key: str, value: Any) -> None:
@@ -291,6 +303,11 @@ def _inconsistent(settings: Neuroscale) -> Iterator[str]:
             yield f"'neuroscale.microstructure.{name}': got [{low:g}, {high:g}], expected the lower end first"
     if micro.kind == "image" and micro.path is None:
         yield "the key 'neuroscale.microstructure.path' is missing; kind 'image' needs a PNG or .npy file"
+    if settings.fine.solver == "micro_manager" and settings.output.checkpoint:
+        yield (
+            "'neuroscale.output.checkpoint': got True, expected false: what micro simulations hold cannot be "
+            "written into a checkpoint"
+        )
     for column, (low, high) in settings.training.load_range.items():
         if not low < high:
             yield f"'neuroscale.training.load_range.{column}': got [{low:g}, {high:g}], expected the lower end first"

@@ -61,10 +61,24 @@ class Gate(Section):
     seed: int = Field(1, description="random seed of the audits")
 
 
+class Micro(Section):
+    """Micro simulations of the user (classes of the preCICE Micro Manager) for `fine.solver: micro_manager`."""
+
+    file: str | None = Field(None, description="Python file or module with the class MicroSimulation, e.g. micro.py")
+    folder: str | None = Field(None, description="folder that it is imported from; absent: that of the configuration")
+    workers: int = Field(0, ge=0, description="worker processes of each rank; 0: one for each core")
+    timeout: Positive = Field(3600.0, description="longest time of one call of a micro simulation, s")
+    output_every: int = Field(1, ge=0, description="call `output` of the simulations every n windows; 0: never")
+    rollback: bool = Field(
+        True, description="windows may be repeated: states are saved (get_state); false: the coupling is explicit"
+    )
+
+
 class Fine(Section):
     """The trusted solver."""
 
-    solver: str = Field("fft_cell", description="fft_cell, or package.module:Class of your own")
+    solver: str = Field("fft_cell", description="fft_cell | micro_manager, or package.module:Class of your own")
+    micro: Micro = Field(default_factory=Micro, description="the user's own micro simulations")
     tolerance: Positive = Field(1e-6, description="relative residual of a converged fine solve")
     max_newton: int = Field(30, ge=1, description="Newton iterations before a solve counts as not converged")
     max_cg: int = Field(400, ge=1, description="CG iterations per Newton iteration")
@@ -138,6 +152,7 @@ class PreciceData(Section):
         (), description="columns it carries, in order, e.g. [stress.xx] or [tangent.xx.xx]; empty: found by its name"
     )
     unit: str | None = Field(None, description="unit of the macro solver, e.g. Pa; absent: the micro problem's")
+    exported: bool = Field(False, description="written for preCICE's own export alone, not for the macro solver")
     factor: float = Field(1.0, description="our value = factor * value in the data field (after the unit)")
 
 
@@ -154,6 +169,9 @@ class Precice(Section):
         (), description="access region of each rank, e.g. [[[0, 1], [0, 2]], ...]; one rank needs none"
     )
     substeps: int = Field(1, ge=1, description="time steps that we make in one time window")
+    max_step: Positive | None = Field(
+        None, description="longest time step that we make; shorter than the window: several steps"
+    )
     window_size: Positive | None = Field(
         None, description="our time step where the preCICE configuration leaves the window to us (first-participant)"
     )
@@ -179,6 +197,9 @@ class Neuroscale(Section):
     precice: Precice = Field(default_factory=Precice, description="the participant of transport: precice")
     record: str | None = Field(None, description="write the macro solver's calls to this .npz in the results folder")
     replay: str | None = Field(None, description="recorded .npz that transport: replay plays, relative to the config")
+    micro_manager: str | None = Field(
+        None, description="micro-manager-config.json that participant, mesh, data and simulations are taken from"
+    )
     macro: str | None = Field(None, description="script of the macro solver that `run` starts, relative to the config")
     problem: Problem = Field(description="the micro problem at every point")
     microstructure: Microstructure = Field(

@@ -49,6 +49,9 @@ def check(loaded: Loaded, results: Path) -> Iterator[Finding]:
     yield Finding(True, "micro problem", f"{problem.name}" + (f" on {grid[1]} x {grid[0]} pixels" if grid else ""))
     if loaded.config.neuroscale.transport == "precice":
         yield from (Finding(*found) for found in precice.findings(loaded, problem))
+    if loaded.config.neuroscale.fine.solver == "micro_manager":
+        yield from _micro_simulations(loaded, problem)
+        return
     yield _load_range(loaded, problem)
     points, finding = _micro_structures(loaded, problem)
     yield finding
@@ -119,6 +122,29 @@ def _micro_structures(loaded: Loaded, problem: MicroProblem) -> tuple[Points | N
     said = f"{settings.kind}, {SAMPLE} looked at: inclusion share {share.min():.2f} to {share.max():.2f}"
     points = Points(ids, np.zeros((SAMPLE, 2)), np.ones(SAMPLE), {"phase": phase})
     return points, Finding(True, "micro structures", said)
+
+
+def _micro_simulations(loaded: Loaded, problem: MicroProblem) -> Iterator[Finding]:
+    """A case of the Micro Manager: its simulation, and what is done otherwise here."""
+    from neuroscale_couple.config.micro_manager import replaced
+    from neuroscale_couple.fine.micro_manager import look
+
+    settings = loaded.config.neuroscale
+    try:
+        facts = look(settings.fine, problem)
+        offers = [name for name, there in {"state": facts.restorable, "output": facts.outputs}.items() if there]
+        said = f"{facts.name} of {settings.fine.micro.file} can be loaded"
+        yield Finding(True, "micro simulation", said + (f"; it has {' and '.join(offers)}" if offers else ""))
+    except NeuroscaleError as error:
+        yield Finding(False, "micro simulation", str(error))
+    file = loaded.path if settings.micro_manager is None else loaded.resolve(settings.micro_manager)
+    if file.suffix == ".json":
+        for said in replaced(file):
+            yield Finding(True, "Micro Manager", said)
+    gate = settings.gate
+    promise = f"{100 * gate.confidence:g} % of the accepted answers within {100 * gate.tolerance:g} %"
+    closed = "closed: every point is answered by its micro simulation"
+    yield Finding(True, "gate", f"{promise}; --fine-only closes it" if gate.open else closed)
 
 
 def _fine_solver(loaded: Loaded, problem: MicroProblem, points: Points) -> Finding:

@@ -27,7 +27,9 @@ def findings(loaded: Loaded, problem: MicroProblem) -> Iterator[tuple[bool, str,
         yield True, "adapter schema", said
     settings = loaded.config.neuroscale.precice
     try:
-        file, interfaces = find_interfaces(loaded.config, loaded.folder, problem.inputs, problem.outputs)
+        file, interfaces = find_interfaces(
+            loaded.config, loaded.folder, problem.inputs, problem.outputs, problem.has_tangent
+        )
         for interface in interfaces:
             dimensions = file.dimensions(interface.mesh)
             check_regions(settings.regions, max(1, len(settings.regions)), dimensions, interface.mesh)
@@ -37,7 +39,8 @@ def findings(loaded: Loaded, problem: MicroProblem) -> Iterator[tuple[bool, str,
         for line in str(error).splitlines():
             yield False, "preCICE", line
         return
-    reads, writes = input_columns(problem.inputs), output_columns(problem.inputs, problem.outputs)
+    reads = input_columns(problem.inputs)
+    writes = output_columns(problem.inputs, problem.outputs, problem.has_tangent)
     for interface in interfaces:
         yield True, "preCICE", _described(interface, [c.name for c in reads], [c.name for c in writes])
 
@@ -47,7 +50,7 @@ def adapter_schema(path: Path) -> str | None:
 
     A name that the schema's convention does not know is taken all the same: only preCICE decides what is a name.
     """
-    if importlib.util.find_spec("preciceadapterschema") is None:
+    if path.suffix == ".json" or importlib.util.find_spec("preciceadapterschema") is None:
         return None
     errors: Any = importlib.import_module("jsonschema")
     schema: Any = importlib.import_module("preciceadapterschema")

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from neuroscale_couple.fine.base import FineSolver
     from neuroscale_couple.physics.base import MicroProblem
 
-_KNOWN = {"fft_cell": "neuroscale_couple.fine.fft_cell:FftCell"}
+_KNOWN = {
+    "fft_cell": "neuroscale_couple.fine.fft_cell:FftCell",
+    "micro_manager": "neuroscale_couple.fine.micro_manager:MicroManager",
+}
 
 
 def make_fine_solver(settings: Fine, problem: MicroProblem) -> FineSolver:

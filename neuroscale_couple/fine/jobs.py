@@ -1,0 +1,94 @@
+"""What passes between the fine solver `micro_manager` and its worker processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from neuroscale_couple.values import F64, I64
+
+NONE: I64 = np.zeros(0, dtype=np.int64)
+
+
+def _nothing() -> I64:
+    return NONE
+
+
+def _no_steps() -> F64:
+    return np.zeros(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a worker loads, and the fields that pass.
+
+    module: where the class MicroSimulation is, importable from one of `folders`
+    inputs, outputs: (name, size) of each field; size 0: a scalar
+    """
+
+    module: str
+    folders: tuple[str, ...]
+    inputs: tuple[tuple[str, int], ...]
+    outputs: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a worker found in the module. restorable: there are get_state and set_state; outputs: there is output."""
+
+    name: str
+    restorable: bool
+    outputs: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One time step of some points of a worker, in this order: build, restore, replay, save, solve.
+
+    rows: int64 [m] local points; inputs: float64 [m, n_in]; dt: of the step, s
+    The others are places in `rows`, int64:
+    build [b]: to be constructed, with global ids `ids` [b], and initialised with `first` float64 [b, n_in]
+    restore [k]: set back to their saved state
+    replay [r]: brought up to date first, from steps `starts` [r] on; history float64 [steps, r, n_in] and dts [steps]
+        begin at step `base`; a state is saved when step `keep` is reached
+    save [k]: state saved before the solve
+    """
+
+    rows: I64
+    inputs: F64
+    dt: float
+    build: I64
+    ids: I64
+    first: F64
+    restore: I64
+    save: I64
+    replay: I64 = field(default_factory=_nothing)
+    starts: I64 = field(default_factory=_nothing)
+    history: F64 = field(default_factory=_no_steps)
+    dts: F64 = field(default_factory=_no_steps)
+    base: int = 0
+    keep: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Call `output` of these points. rows: int64 [m]."""
+
+    rows: I64
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A job's result. outputs: float64 [m, n_out], NaN where it failed; failed: place in `rows` -> why."""
+
+    outputs: F64
+    failed: dict[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A worker that has ended or hangs, with all its micro simulations. place: in the job's rows; said: why."""
+
+    place: int
+    said: str
