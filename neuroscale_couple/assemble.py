@@ -1,11 +1,12 @@
 """Builds a run out of a configuration: the one place that knows all parts.
 
-`connect` is what a macro solver calls; `serve` is the other end of the `mpi` transport. Heavy packages are
-imported inside the functions, so that importing the package costs nothing.
+`connect` is what a macro solver calls; `serve` and `serve_socket` are the other ends of the `mpi` and `socket`
+transports. Heavy packages are imported inside the functions, so that importing the package costs nothing.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +56,7 @@ def connect(config: str | Path, comm: Any = None, points: Points | None = None) 
     folder = results_folder(loaded)
     if comm is None or comm.Get_rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-    closure = make_closure(loaded, folder, factory_for(loaded), comm, points)
+    closure = make_closure(loaded, folder, factory_for(loaded), comm, points, service_options())
     closure.folder = folder
     return closure
 
@@ -98,6 +99,28 @@ def serve(config: str | Path) -> None:
 
     loaded = load(Path(config), run_options.overrides)
     make_server(loaded, results_folder(loaded), factory_for(loaded)).run()
+
+
+def serve_socket(config: str | Path, path: Path, ranks: int = 0, seconds: float | None = None) -> None:
+    """Be the service behind a socket of this node until the solver finishes.
+
+    path: the socket, made here; ranks: of the solver, 0: as the first one says; seconds: to wait for them, None: ever
+    Raises: ConfigError and what the service raises, after the solver was told; PeerError if the solver died
+    """
+    from neuroscale_couple.config.load import load
+    from neuroscale_couple.transport.socket_server import serve_one_run
+
+    def prepare() -> tuple[Path, str, Any]:
+        loaded = load(Path(config), run_options.overrides)
+        return loaded.path, loaded.digest, factory_for(loaded)
+
+    serve_one_run(path, ranks, seconds, prepare)
+
+
+def service_options() -> list[str]:
+    """The run's options as those of `neuroscale-couple serve`, for a service that the macro solver starts."""
+    given = [f"--set={key}={json.dumps(value)}" for key, value in run_options.overrides.items()]
+    return [*given, f"--label={run_options.label}", *(["--resume"] if run_options.resume else [])]
 
 
 def replay(config: str | Path) -> None:

@@ -81,7 +81,12 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--cold", action="store_true", help="start without a model and learn during the run")
     run.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     run.add_argument("--macro", action="store_true", help="with `transport: precice`: be the macro solver's side")
-    serve = add("serve", serve_command, "be the service of `transport: mpi` beside a macro solver", "CASE.yaml")
+    serve = add("serve", serve_command, "be the service of `transport: mpi` or `socket`", "CASE.yaml")
+    serve.add_argument("--socket", metavar="PATH", type=Path, help="wait for the solver at a socket of this node")
+    serve.add_argument("--ranks", metavar="N", type=int, default=0, help="ranks of the solver that come to the socket")
+    serve.add_argument("--wait", metavar="SECONDS", type=float, help="for the solver to come; without it, for ever")
+    serve.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    serve.add_argument("--label", metavar="NAME", help="name of the results folder inside the case's")
     for sub in (run, serve):
         sub.add_argument("--fine-only", action="store_true", help="make the run that others are compared with, alone")
     add("check", check_command, "find what is wrong with a case before it runs", "CASE.yaml")
@@ -264,12 +269,15 @@ def script_digest(loaded: Loaded) -> str:
 
 
 def serve_command(args: argparse.Namespace) -> int:
-    """`serve`: answer a macro solver of the same MPI job."""
+    """`serve`: answer a macro solver of the same MPI job, or at a socket of this node."""
     overrides, label = overrides_of(args), "run"
     if args.fine_only:
         overrides, label = overrides | FINE_ONLY, "fine_only"
-    assemble.run_options = assemble.RunOptions(overrides, label=label)
-    assemble.serve(args.target)
+    assemble.run_options = assemble.RunOptions(overrides, args.resume, args.label or label)
+    if args.socket is not None:
+        assemble.serve_socket(args.target, args.socket, args.ranks, args.wait)
+    else:
+        assemble.serve(args.target)
     return 0
 
 

@@ -191,8 +191,11 @@ class Precice(Section):
 class Neuroscale(Section):
     """Our section of the configuration."""
 
-    transport: Literal["embedded", "mpi", "replay", "precice"] = Field(
+    transport: Literal["embedded", "mpi", "socket", "replay", "precice"] = Field(
         "embedded", description="how the macro solver reaches us"
+    )
+    socket: str | None = Field(
+        None, description="path of the socket of a service that runs already; absent: transport: socket starts one"
     )
     precice: Precice = Field(default_factory=Precice, description="the participant of transport: precice")
     record: str | None = Field(None, description="write the macro solver's calls to this .npz in the results folder")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from neuroscale_couple.values import Points
 
 
-def make_closure(loaded: Loaded, folder: Path, factory: ServiceFactory, comm: Any, points: Points) -> Closure:
+def make_closure(
+    loaded: Loaded, folder: Path, factory: ServiceFactory, comm: Any, points: Points, options: Sequence[str] = ()
+) -> Closure:
     """The macro solver's side of the configured transport; `record` writes its calls down as well.
 
-    folder: where the run writes its results
+    folder: where the run writes its results; options: for a service in a process of its own
     Collective: yes, over the macro ranks, and with `transport: mpi` over the whole job
     """
     settings = loaded.config.neuroscale
-    closure = _make_closure(loaded, factory, comm, points)
+    closure = _make_closure(loaded, factory, comm, points, options)
     if settings.record is None:
         return closure
     from neuroscale_couple.transport.replay import Recorder
@@ -30,8 +32,15 @@ def make_closure(loaded: Loaded, folder: Path, factory: ServiceFactory, comm: An
     return Recorder(closure, points, folder / settings.record, comm)
 
 
-def _make_closure(loaded: Loaded, factory: ServiceFactory, comm: Any, points: Points) -> Closure:
-    if loaded.config.neuroscale.transport == "mpi":
+def _make_closure(
+    loaded: Loaded, factory: ServiceFactory, comm: Any, points: Points, options: Sequence[str]
+) -> Closure:
+    settings = loaded.config.neuroscale
+    if settings.transport == "socket":
+        from neuroscale_couple.transport.socket import SocketClosure
+
+        return SocketClosure(loaded.path, loaded.digest, comm, points, options, settings.socket or "")
+    if settings.transport == "mpi":
         from neuroscale_couple.transport.mpi import MpiClosure
 
         return MpiClosure(comm, points, loaded.digest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +22,23 @@ def pack_inputs(
     Raises: InputError
     """
     packed = layout.pack(inputs, len(ids))
+    if not all_finite(packed):
+        refuse_not_finite(layout, packed, ids, window, iteration, rank)
+    return packed
+
+
+def all_finite(values: F64) -> bool:
+    """Whether no number is NaN or infinite, in one pass as a rule. values: float64 [...]"""
     with np.errstate(over="ignore", invalid="ignore"):
-        finite = bool(np.isfinite(packed.sum()))  # one pass; the sum of finite numbers may overflow, hence:
-    if finite or np.isfinite(packed).all():
-        return packed
+        finite = bool(np.isfinite(values.sum()))  # the sum of finite numbers may overflow, hence:
+    return finite or bool(np.isfinite(values).all())
+
+
+def refuse_not_finite(layout: Layout, packed: F64, ids: I64, window: int, iteration: int, rank: int) -> NoReturn:
+    """Name the first number that is not finite. packed: float64 [n, layout.size], with one; ids: int64 [n].
+
+    Raises: InputError
+    """
     row, column = (int(i) for i in np.argwhere(~np.isfinite(packed))[0])
     count = int((~np.isfinite(packed)).any(axis=1).sum())
     raise InputError(

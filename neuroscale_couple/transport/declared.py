@@ -1,0 +1,116 @@
+"""Fields as a client declares them against those of the micro problem: order of components, and units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from neuroscale_couple.config.units import factor
+from neuroscale_couple.errors import ConfigError, InputError
+from neuroscale_couple.values import F64, I64, FieldSpec, Layout
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where the declared columns lie among the micro problem's.
+
+    widths: number of columns of each declared field
+    at: int64 [declared], column of the micro problem; factor: float64 [declared], its value = factor * declared value
+    """
+
+    widths: tuple[int, ...]
+    at: I64
+    factor: F64
+    whole: bool
+
+    @classmethod
+    def of(cls, declared: Layout, known: Layout, side: str) -> Columns:
+        """Match the fields of one side (`inputs`: all must be there; `outputs`: as wanted). Raises: InputError.
+
+        Where nothing is declared, all columns of the micro problem are exchanged as one block.
+        """
+        if not declared.fields:
+            return cls((known.size,), np.arange(known.size), np.ones(known.size), True)
+        fields = {field.name: field for field in known.fields}
+        at: list[int] = []
+        factors: list[float] = []
+        for field in declared.fields:
+            if field.name not in fields:
+                raise InputError(
+                    f"the solver declares {side[:-1]} {field.name!r}, but the micro problem has {_named(known)}"
+                )
+            ours = fields[field.name]
+            start = known.slice_of(field.name).start
+            at += [start + place for place in _places(field, ours, side)]
+            factors += [_factor(field, ours)] * len(field.components)
+        if len(set(at)) != len(at):
+            raise InputError(f"the solver declares one of the {side} twice: {_named(declared)}")
+        missing = [known.columns[i] for i in range(known.size) if i not in at]
+        if side == "inputs" and missing:
+            raise InputError(
+                f"the solver does not declare the input {missing[0]!r}; the micro problem has {_named(known)}"
+            )
+        whole = at == list(range(known.size)) and factors == [1.0] * known.size
+        return cls(
+            tuple(len(f.components) for f in declared.fields), np.array(at, dtype=np.int64), np.array(factors), whole
+        )
+
+    def gather(self, blocks: list[F64]) -> F64:
+        """Declared fields, float64 [n, components] each -> the micro problem's columns, float64 [n, size]."""
+        if self.whole and len(blocks) == 1:
+            return blocks[0]
+        packed = np.empty((len(blocks[0]), len(self.at)))
+        start = 0
+        for block in blocks:
+            here = slice(start, start + block.shape[1])
+            packed[:, self.at[here]] = block if self.whole else block * self.factor[here]
+            start = here.stop
+        return packed
+
+    def split(self, packed: F64) -> list[F64]:
+        """The micro problem's columns, float64 [n, size] -> declared fields, contiguous float64 [n, components]."""
+        blocks, start = [], 0
+        for width in self.widths:
+            here = slice(start, start + width)
+            start = here.stop
+            if self.whole:
+                blocks.append(np.ascontiguousarray(packed[:, here]))
+            else:
+                blocks.append(np.ascontiguousarray(packed[:, self.at[here]] / self.factor[here]))
+        return blocks
+
+
+def tangent_of(tangent: npt.NDArray[Any], outputs: Columns, inputs: Columns) -> F64:
+    """The tangent in declared columns: d(declared output)/d(declared input), contiguous.
+
+    tangent: float64 [n, n_out, n_in], or [n, n_out, 0] where the micro problem has none
+    """
+    if tangent.shape[2] == 0 or (outputs.whole and inputs.whole):
+        return np.ascontiguousarray(tangent)
+    scale = inputs.factor / outputs.factor[:, None]
+    return np.ascontiguousarray(tangent[:, outputs.at[:, None], inputs.at] * scale)
+
+
+def _places(field: FieldSpec, ours: FieldSpec, side: str) -> list[int]:
+    """Place of each declared component among ours."""
+    unknown = [name for name in field.components if name not in ours.components]
+    if unknown or (side == "inputs" and len(field.components) != len(ours.components)):
+        raise InputError(
+            f"the solver declares {side[:-1]} {field.name!r} with the components ({', '.join(field.components)}), "
+            f"the micro problem has ({', '.join(ours.components)})"
+        )
+    return [ours.components.index(name) for name in field.components]
+
+
+def _factor(field: FieldSpec, ours: FieldSpec) -> float:
+    try:
+        return factor(field.unit, ours.unit)
+    except ConfigError as error:
+        raise InputError(f"field {field.name!r}: the solver declares it in {field.unit!r}: {error}") from None
+
+
+def _named(layout: Layout) -> str:
+    return ", ".join(f"{f.name}({', '.join(f.components)}) [{f.unit}]" for f in layout.fields)

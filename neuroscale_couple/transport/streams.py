@@ -1,0 +1,246 @@
+"""What carries the messages of `frames`: a socket of this node, an MPI intercommunicator, or memory."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from neuroscale_couple.errors import PeerError, TransportError
+from neuroscale_couple.parallel import idle_until, idle_wait
+from neuroscale_couple.transport.frames import HEADER, ArraySpec, Failure, Header, Kind, Reader
+
+Array = npt.NDArray[Any]
+BUFFER = 4 << 20
+"""Bytes that a socket may hold on their way; the system may grant less."""
+LARGEST_MESSAGE = 1 << 30
+"""Bytes of one MPI message; larger blocks are cut, the same on both sides."""
+
+
+class Stream(ABC):
+    """Bytes to and from one peer, in order. who: the peer, for messages."""
+
+    who: str
+
+    @abstractmethod
+    def receive_into(self, view: memoryview) -> None:
+        """Fill all of `view`. Raises: PeerError if the peer goes away."""
+
+    @abstractmethod
+    def send(self, blocks: Sequence[memoryview]) -> None:
+        """Send blocks one after the other. Raises: PeerError if the peer goes away."""
+
+    @abstractmethod
+    def waiting(self) -> bool:
+        """Whether a message, or the peer's end, can be read now."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go; idempotent."""
+
+
+def send_message(stream: Stream, kind: Kind, text: bytes = b"", arrays: Sequence[Array] = ()) -> None:
+    """Send one message. arrays: contiguous. Raises: PeerError."""
+    header = Header(kind, len(text), sum(a.nbytes for a in arrays)).packed()
+    data = [a.reshape(-1).data.cast("B") for a in arrays if a.nbytes]
+    stream.send([memoryview(header + text), *data])
+
+
+def receive_message(stream: Stream) -> tuple[Header, Reader]:
+    """Receive a message up to its data. Raises: PeerError, TransportError if it is not one."""
+    raw = bytearray(HEADER.size)
+    stream.receive_into(memoryview(raw))
+    header = Header.parse(bytes(raw))
+    text = bytearray(header.text)
+    if text:
+        stream.receive_into(memoryview(text))
+    return header, Reader(bytes(text))
+
+
+def receive_arrays(stream: Stream, header: Header, specs: Sequence[ArraySpec]) -> dict[str, Array]:
+    """Receive the data of a message as new arrays. Raises: PeerError, TransportError if the sizes differ."""
+    check_size(stream, header, sum(spec.bytes for spec in specs))
+    arrays: dict[str, Array] = {}
+    for spec in specs:
+        arrays[spec.name] = spec.empty()
+        receive_array(stream, arrays[spec.name])
+    return arrays
+
+
+def check_size(stream: Stream, header: Header, expected: int) -> None:
+    """Refuse data of another size than the text says. Raises: TransportError."""
+    if header.data != expected:
+        raise TransportError(
+            f"{stream.who} sent {header.data} bytes of data with {header.kind.name.lower()}, expected {expected}"
+        )
+
+
+def receive_array(stream: Stream, into: Array) -> None:
+    """Receive a block into a contiguous array. Raises: PeerError."""
+    if into.nbytes:
+        stream.receive_into(into.reshape(-1).data.cast("B"))
+
+
+def expect(stream: Stream, kind: Kind) -> tuple[Header, Reader]:
+    """Receive a message of one kind. Raises: PeerError with the peer's own error, TransportError if it is another."""
+    header, text = receive_message(stream)
+    if header.kind == Kind.FAIL:
+        raise PeerError(f"{stream.who} failed: {text.text()}")
+    if header.kind != kind:
+        raise TransportError(f"{stream.who} sent {header.kind.name.lower()} where {kind.name.lower()} was expected")
+    return header, text
+
+
+def parse_failure(header: Header, text: Reader) -> Failure | None:
+    """The service's error, if the message is one."""
+    return Failure.parse(text) if header.kind == Kind.ERROR else None
+
+
+class SocketStream(Stream):
+    """A connected AF_UNIX socket."""
+
+    def __init__(self, connection: socket.socket, who: str, seconds: float | None = None) -> None:
+        """seconds: longest wait for the peer, None: for ever"""
+        self.connection, self.who, self._seconds = connection, who, seconds
+        connection.settimeout(seconds)
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            connection.setsockopt(socket.SOL_SOCKET, option, BUFFER)
+
+    def receive_into(self, view: memoryview) -> None:
+        """See `Stream.receive_into`."""
+        while len(view):
+            try:
+                count = self.connection.recv_into(view)
+            except OSError as error:
+                raise self._lost(error) from None
+            if count == 0:
+                raise PeerError(f"{self.who} went away without a word")
+            view = view[count:]
+
+    def send(self, blocks: Sequence[memoryview]) -> None:
+        """See `Stream.send`."""
+        try:
+            for block in blocks:
+                self.connection.sendall(block)
+        except OSError as error:
+            raise self._lost(error) from None
+
+    def waiting(self) -> bool:
+        """See `Stream.waiting`."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.connection, selectors.EVENT_READ)
+            return bool(selector.select(0))
+
+    def check_there(self) -> None:
+        """Raises: PeerError if the peer has gone and left nothing to read."""
+        try:
+            gone = not self.connection.recv(1, socket.MSG_PEEK)
+        except OSError as error:
+            raise self._lost(error) from None
+        if gone:
+            raise PeerError(f"{self.who} went away without a word")
+
+    def close(self) -> None:
+        """See `Stream.close`."""
+        self.connection.close()
+
+    def _lost(self, error: OSError) -> PeerError:
+        if isinstance(error, TimeoutError):
+            return PeerError(f"{self.who} was silent for {self._seconds:g} s")
+        return PeerError(f"{self.who} went away: {error.strerror or error}")
+
+
+class MpiStream(Stream):
+    """One rank of the other side of an intercommunicator; every block is a message of its own."""
+
+    def __init__(self, intercomm: Any, peer: int, who: str) -> None:
+        self._comm, self._peer, self.who = intercomm, peer, who
+
+    def receive_into(self, view: memoryview) -> None:
+        """See `Stream.receive_into`."""
+        for piece in _pieces(view):
+            idle_wait(self._comm.Irecv(np.frombuffer(piece, dtype=np.uint8), source=self._peer, tag=0))
+
+    def send(self, blocks: Sequence[memoryview]) -> None:
+        """See `Stream.send`."""
+        first, rest = blocks[0], blocks[1:]
+        parts = [first[: HEADER.size], first[HEADER.size :], *rest]  # as the other side receives them
+        requests = [
+            self._comm.Isend(np.frombuffer(piece, dtype=np.uint8), dest=self._peer, tag=0)
+            for part in parts
+            if len(part)
+            for piece in _pieces(part)
+        ]
+        for request in requests:
+            idle_wait(request)
+
+    def waiting(self) -> bool:
+        """See `Stream.waiting`."""
+        return bool(self._comm.Iprobe(source=self._peer, tag=0))
+
+    def close(self) -> None:
+        """See `Stream.close`; the communicator is given back by its owner."""
+
+
+def _pieces(view: memoryview) -> list[memoryview]:
+    return [view[start : start + LARGEST_MESSAGE] for start in range(0, len(view), LARGEST_MESSAGE)]
+
+
+class MemoryStream(Stream):
+    """Buffers that a caller in the same process hands in and takes out; for the embedded channel, and for tests."""
+
+    def __init__(self, who: str = "the client") -> None:
+        self.who = who
+        self.received: list[memoryview] = []
+        self.sent: list[memoryview] = []
+
+    def receive_into(self, view: memoryview) -> None:
+        """See `Stream.receive_into`."""
+        while len(view):
+            if not self.received:
+                raise PeerError(f"{self.who} went away without a word")
+            first = self.received[0]
+            count = min(len(first), len(view))
+            view[:count] = first[:count]
+            view = view[count:]
+            self.received[0] = first[count:]
+            if not len(self.received[0]):
+                del self.received[0]
+
+    def send(self, blocks: Sequence[memoryview]) -> None:
+        """See `Stream.send`."""
+        self.sent.extend(blocks)
+
+    def waiting(self) -> bool:
+        """See `Stream.waiting`."""
+        return True
+
+    def close(self) -> None:
+        """See `Stream.close`."""
+
+
+def wait_for_all(streams: Sequence[Stream], seconds: float | None = None) -> bool:
+    """Wait without burning a core until every peer has a message, or one has gone; False if `seconds` passed first."""
+    if all(isinstance(stream, SocketStream) for stream in streams):
+        return _wait_for_sockets([stream for stream in streams if isinstance(stream, SocketStream)], seconds)
+    checks: list[Callable[[], bool]] = [stream.waiting for stream in streams]
+    return idle_until(lambda: all(check() for check in checks), seconds)
+
+
+def _wait_for_sockets(streams: Sequence[SocketStream], seconds: float | None) -> bool:
+    with selectors.DefaultSelector() as selector:
+        for stream in streams:
+            selector.register(stream.connection, selectors.EVENT_READ, stream)
+        while selector.get_map():
+            events = selector.select(seconds)
+            if not events:
+                return False
+            for key, _ in events:
+                key.data.check_there()
+                selector.unregister(key.fileobj)
+    return True
