@@ -100,7 +100,7 @@ class PreciceClosure(Closure):
         if self._call("is_time_window_complete"):
             raise TransportError(
                 f"t = {t:g}: preCICE took the window for converged before Newton did: tighten the convergence measure "
-                'of our outputs (limit="1e-12") and set <min-iterations value="2" />'
+                'of our outputs (limit="1e-9") and set <min-iterations value="2" />'
             )
         return self._read(dt)
 
