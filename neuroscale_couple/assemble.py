@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from neuroscale_couple.errors import ArtifactError, CheckpointError
 from neuroscale_couple.values import Points
 
@@ -172,7 +174,7 @@ def build(loaded: Loaded, points: Points, comm: Any) -> Loop:
         (folder / "neuroscale.resolved.yaml").write_text(dump(loaded.config))
     parallel.barrier(comm)
     problem = _problem(loaded)
-    points = _with_microstructures(loaded, problem, points)
+    points = with_microstructures(loaded, problem, points)
     parts = _parts(loaded, problem, points, folder, comm)
     if not run_options.resume or parts.checkpoint is None:
         if parts.checkpoint is not None:
@@ -194,14 +196,19 @@ def _problem(loaded: Loaded) -> MicroProblem:
     return make_problem(loaded.config.neuroscale.problem)
 
 
-def _with_microstructures(loaded: Loaded, problem: MicroProblem, points: Points) -> Points:
+def with_microstructures(loaded: Loaded, problem: MicroProblem, points: Points) -> Points:
+    """The points with `phase`, from the configuration where the macro solver passes none.
+
+    Raises: MicrostructureError.
+    """
     from neuroscale_couple.physics.base import CellProblem
     from neuroscale_couple.physics.microstructure import generate
 
     parameters = dict(points.parameters)
     if isinstance(problem, CellProblem) and "phase" not in parameters:
         settings = loaded.config.neuroscale.microstructure
-        parameters["phase"] = generate(settings, points.ids, problem.grid[0], loaded.folder)
+        ids = np.asarray(parameters.pop("structure", points.ids), dtype=np.int64)  # points may share a structure
+        parameters["phase"] = generate(settings, ids, problem.grid[0], loaded.folder)
     problem.check_parameters(parameters)
     return Points(points.ids, points.coordinates, points.volumes, parameters)
 

@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 from matplotlib import image
 
+from neuroscale_couple.assemble import with_microstructures
+from neuroscale_couple.config.load import load
 from neuroscale_couple.config.schema import Microstructure
 from neuroscale_couple.errors import MicrostructureError
+from neuroscale_couple.physics import make_problem
 from neuroscale_couple.physics.microstructure import generate
+from neuroscale_couple.values import Points
 
 KINDS: list[Any] = ["fibres", "blobs", "voronoi"]
 HERE = Path()
@@ -125,3 +129,16 @@ def test_images_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         generate(Microstructure(kind="image", path="missing.png"), ids, 8, tmp_path)
     with pytest.raises(MicrostructureError, match=r"microstructure\.path is missing; kind: image needs a PNG or \.npy"):
         generate(Microstructure(kind="image"), ids, 8, tmp_path)
+
+
+def test_points_of_one_structure_get_one_image(tmp_path: Path) -> None:
+    """The macro solver may say which micro structure a point has, e.g. that of the cell next to a boundary face."""
+    config = tmp_path / "neuroscale.yaml"
+    config.write_text("neuroscale:\n  problem: {name: conduction, grid: 8}\n  microstructure: {seed: 3}\n")
+    loaded = load(config)
+    ids = np.array([4, 5, 90])
+    points = Points(ids, np.zeros((3, 2)), np.ones(3), {"structure": np.array([7, 4, 4])})
+    phase = with_microstructures(loaded, make_problem(loaded.config.neuroscale.problem), points).parameters["phase"]
+    settings = loaded.config.neuroscale.microstructure
+    assert np.array_equal(phase, generate(settings, np.array([7, 4, 4]), 8, tmp_path))
+    assert not np.array_equal(phase, generate(settings, ids, 8, tmp_path))
