@@ -24,6 +24,7 @@ COMPONENTS = {
     "openfoam": (lambda: shutil.which("pimpleFoam") is not None, "pimpleFoam on PATH"),
     "fenicsx": (lambda: importlib.util.find_spec("dolfinx") is not None, "the Python package dolfinx"),
     "cuda": (_has_cuda, "a CUDA device"),
+    "fortran": (lambda: shutil.which("gfortran") is not None, "gfortran on PATH"),
 }
 
 

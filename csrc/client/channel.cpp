@@ -96,6 +96,16 @@ void Channel::receive_data(const Header& header, const std::vector<In>& blocks, 
     }
 }
 
+std::vector<double> Channel::receive_numbers(std::uint64_t count, Deadline end) {
+    std::vector<double> numbers; // grows with what has come, not with what was promised
+    while (numbers.size() < count) {
+        const std::size_t at = numbers.size();
+        numbers.resize(at + std::min<std::uint64_t>(count - at, chunk / 8));
+        read(numbers.data() + at, (numbers.size() - at) * 8, end);
+    }
+    return numbers;
+}
+
 void Channel::skip_data(const Header& header, Deadline end) {
     std::array<unsigned char, 4096> rest{};
     for (std::uint64_t left = header.data; left > 0;) {

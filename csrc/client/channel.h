@@ -48,6 +48,7 @@ public:
 
     /// Receive the data of a message; their size must be the header's. Refuses numbers that are not finite.
     void receive_data(const Header& header, const std::vector<In>& blocks, Deadline end);
+    std::vector<double> receive_numbers(std::uint64_t count, Deadline end);
     void skip_data(const Header& header, Deadline end);
 
     /// Process that this rank started; 0: none.

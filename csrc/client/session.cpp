@@ -130,23 +130,22 @@ void Session::connect() {
 }
 
 void Session::receive_kept(const Header& header, const std::vector<ArraySpec>& specs) {
-    std::vector<In> blocks;
     std::uint64_t expected = 0;
     for (const ArraySpec& spec : specs) {
         if (spec.dtype != "<f8")
             throw Failure(NSC_ERROR_PROTOCOL, "the checkpoint's '" + spec.name +
-                                                  "' is not float64: it was not written "
-                                                  "through this library");
-        expected += spec.bytes();
-        if (expected > header.data) // before memory is taken for it
+                                                  "' is not float64: it was not written " + "through this library");
+        const std::uint64_t bytes = spec.bytes();
+        expected += bytes;
+        if (expected > header.data || expected < bytes)
             throw Failure(NSC_ERROR_PROTOCOL, "the service announces more data than it sends");
-        std::vector<double>& values = kept_[spec.name];
-        values.resize(spec.bytes() / 8);
-        blocks.push_back({values.data(), values.size() * 8, nullptr});
     }
-    if (kept_.size() != specs.size())
-        throw Failure(NSC_ERROR_PROTOCOL, "the service sends two arrays of one name");
-    channel_->receive_data(header, blocks, after(options_.timeout));
+    if (expected != header.data)
+        throw Failure(NSC_ERROR_PROTOCOL, "the service sends more data than it announces");
+    for (const ArraySpec& spec : specs) {
+        if (!kept_.emplace(spec.name, channel_->receive_numbers(spec.bytes() / 8, after(options_.timeout))).second)
+            throw Failure(NSC_ERROR_PROTOCOL, "the service sends two arrays of the name '" + spec.name + "'");
+    }
 }
 
 void Session::total(const char* column, double value) {

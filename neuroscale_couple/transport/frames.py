@@ -191,8 +191,11 @@ class ArraySpec:
         return count
 
     def empty(self) -> npt.NDArray[Any]:
-        """Room for it."""
-        return np.empty(self.shape, dtype=self.dtype)
+        """Room for it. Raises: TransportError if there is none."""
+        try:
+            return np.empty(self.shape, dtype=self.dtype)
+        except (ValueError, MemoryError, OverflowError) as error:
+            raise TransportError(f"array {self.name!r} in a message has the shape {list(self.shape)}: {error}") from None
 
 
 def put_array(to: Writer, spec: ArraySpec) -> None:
