@@ -17,7 +17,7 @@ FUNCTION, FILE, NESTING, LINE = 60, 400, 3, 120
 PACKAGE = sorted((ROOT / "neuroscale_couple").rglob("*.py"))
 FOLDERS = ("adapters", "benchmarks", "cases", "docs", "tests")
 OTHERS = sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py"))
-CPP = sorted(p for end in ("h", "cpp", "cu", "C", "H") for p in (ROOT / "csrc").rglob(f"*.{end}"))
+CPP = sorted(p for end in ("h", "hpp", "c", "cpp", "cu", "C", "H") for p in (ROOT / "csrc").rglob(f"*.{end}"))
 BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 BLOCKS = (ast.For, ast.While, ast.If, ast.With, ast.Try, ast.Match, ast.AsyncFor, ast.AsyncWith)
 
@@ -86,6 +86,7 @@ FORBIDDEN_INCLUDES = {
     "kernels/cpu": ("Python", "pybind11", "torch", "ATen", "mpi", "cuda"),
     "kernels/cuda": ("Python", "pybind11", "torch", "ATen", "mpi"),
     "client/": ("Python", "pybind11", "torch", "ATen", "cuda", "mpi"),
+    "tests": ("Python", "pybind11", "torch", "ATen", "cuda", "mpi"),
     "examples": ("Python", "pybind11", "torch", "ATen", "cuda"),
     "bindings": ("torch", "ATen", "mpi"),
 }
