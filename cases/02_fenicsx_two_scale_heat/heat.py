@@ -11,21 +11,20 @@ The lines that couple the solver are marked; all others are what such a solver d
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neuroscale_couple import Source, settings_of  # coupling
+from neuroscale_couple import settings_of  # coupling
 from neuroscale_fenicsx import start  # coupling
 
 comm = start()  # coupling: before dolfinx is imported
 
-import meshio
 import numpy as np
 import ufl
 from dolfinx import fem, mesh
 
-from neuroscale_couple.evaluation.fields import Series
-from neuroscale_fenicsx import ExternalOperator, Gathered, Newton, compat  # coupling
+from neuroscale_fenicsx import ExternalOperator, Gathered, Newton, Records, compat  # coupling
 
 
 class Plate:
@@ -68,30 +67,12 @@ class Plate:
 
     def state(self) -> dict[str, np.ndarray]:
         """What this rank needs to go on after --resume."""
-        return {"T": self.T.x.array.copy()}
+        return {"T": self.T.x.array.copy(), "largest": np.array(self.newton.largest)}
 
-    def restore(self, state: dict[str, np.ndarray]) -> None:
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Go on from a state."""
         self.T.x.array[:] = self.T_old.x.array[:] = state["T"]
-
-
-class Records:
-    """What is kept of each time step for `macro.npz`, written by rank 0."""
-
-    def __init__(self) -> None:
-        self.temperature_rise: list[np.ndarray] = []
-        self.heat_flow: list[float] = []
-        self.newton_iterations: list[int] = []
-
-    def load(self, path: Path, steps: int) -> None:
-        """Read back the first steps of a file."""
-        with np.load(path) as stored:
-            for name in vars(self):
-                setattr(self, name, list(stored[name][:steps]))
-
-    def save(self, path: Path) -> None:
-        """Write arrays [step, ...] by name."""
-        np.savez(path, **{name: np.array(values) for name, values in vars(self).items()})
+        self.newton.largest = float(state["largest"])
 
 
 def main(config: Path) -> None:
@@ -100,45 +81,20 @@ def main(config: Path) -> None:
     plate = Plate(config, settings)
     law = plate.law
     done, state = law.closure.resumed() or (0, {})  # coupling: after --resume, what was last given to commit
-    records = Records()
-    series = Series(law.folder / "macro", "plate")
+    records = Records(law, plate.fields, "plate", done)
     if done:
-        plate.restore(dict(state))
-    if comm.rank == 0:
-        series.truncate(done)
-    if done and comm.rank == 0:
-        records.load(law.folder / "macro.npz", done)
+        plate.restore(state)
     for number in range(done, settings["steps"]):
         time = (number + 1) * plate.dt
         share = min(1.0, time / settings["ramp"])
         plate.hot.value = settings["cold"] + share * (settings["hot"] - settings["cold"])
         solved = plate.newton.solve(time, plate.dt)
-        records.heat_flow.append(plate.heat_flow())
-        records.newton_iterations.append(solved.iterations)
-        records.temperature_rise.append(plate.fields.dofs_of(plate.T)[:, 0] - settings["cold"])
-        write(plate, series, number, time)
-        if comm.rank == 0:
-            records.save(law.folder / "macro.npz")
+        rise = plate.fields.dofs_of(plate.T)[:, 0] - settings["cold"]
+        records.keep(temperature_rise=rise, heat_flow=plate.heat_flow(), newton_iterations=solved.iterations)
+        records.draw(number, time, {"temperature": plate.T}, {"flux": law.values["flux"]})
         plate.T_old.x.array[:] = plate.T.x.array
         law.commit(plate.state())  # coupling: the step has converged
     law.close()  # coupling
-
-
-def write(plate: Plate, series: Series, number: int, time: float) -> None:
-    """VTU of the step: temperature, and each element's mean flux, fallback share and estimated error."""
-    law, fields = plate.law, plate.fields
-    own = {
-        "flux": law.values["flux"],
-        "fallback": (law.reply.source == Source.FINE).astype(np.float64),
-        "estimated_error": law.reply.error,
-    }
-    means = {name: fields.cells_of(law.cell_means(values)) for name, values in own.items()}
-    temperature = fields.nodes_of(plate.T)
-    if comm.rank == 0:
-        cell_data = {name: [values.squeeze()] for name, values in means.items()}
-        cells = [(fields.cell_type, fields.cells)]
-        point_data = {"temperature": temperature[:, 0]}
-        series.write(number, time, meshio.Mesh(fields.points, cells, point_data=point_data, cell_data=cell_data))
 
 
 if __name__ == "__main__":

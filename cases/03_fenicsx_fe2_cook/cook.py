@@ -14,18 +14,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from neuroscale_couple import Source, settings_of  # coupling
+from neuroscale_couple import settings_of  # coupling
 from neuroscale_fenicsx import start  # coupling
 
 comm = start()  # coupling: before dolfinx is imported
 
-import meshio
 import numpy as np
 import ufl
 from dolfinx import fem, mesh
 
-from neuroscale_couple.evaluation.fields import Series
-from neuroscale_fenicsx import ExternalOperator, Gathered, Newton, compat  # coupling
+from neuroscale_fenicsx import ExternalOperator, Gathered, Newton, Records, compat  # coupling
 
 WIDTH, LEFT, LOW, HIGH = 0.048, 0.044, 0.044, 0.060  # m: width, height on the left, right edge from LOW to HIGH
 
@@ -77,25 +75,6 @@ class Membrane:
         return comm.allreduce(np.array(mine))
 
 
-class Records:
-    """What is kept of each load step for `macro.npz` on rank 0."""
-
-    def __init__(self) -> None:
-        self.displacement: list[np.ndarray] = []
-        self.reaction_force: list[np.ndarray] = []
-        self.newton_iterations: list[int] = []
-
-    def load(self, path: Path, steps: int) -> None:
-        """Read back the first steps of a file."""
-        with np.load(path) as stored:
-            for name in vars(self):
-                setattr(self, name, list(stored[name][:steps]))
-
-    def save(self, path: Path) -> None:
-        """Write arrays [step, ...] by name."""
-        np.savez(path, **{name: np.array(values) for name, values in vars(self).items()}, reaction_force_unit="MN/m")
-
-
 def extrapolate(past: list[np.ndarray]) -> np.ndarray:
     """Guess for the next of equal load steps: the parabola (line) through the last three (two) solutions."""
     if len(past) == 2:
@@ -110,45 +89,20 @@ def main(config: Path) -> None:
     law, u = cook.law, cook.u
     done, state = law.closure.resumed() or (0, {})  # coupling: after --resume, what was last given to commit
     past = list(state.get("past", [np.zeros_like(u.x.array)]))
-    records = Records()
-    series = Series(law.folder / "macro", "membrane")
-    if comm.rank == 0:
-        series.truncate(done)
-    if done and comm.rank == 0:
-        records.load(law.folder / "macro.npz", done)
+    cook.newton.largest = float(state.get("largest", 0.0))
+    records = Records(law, cook.fields, "membrane", done, reaction_force_unit="MN/m")
     for number in range(done, settings["steps"]):
         time = (number + 1) / settings["steps"]
         cook.traction.value = np.array([0.0, settings["load"] * time / (HIGH - LOW)])
         u.x.array[:] = past[-1] if len(past) == 1 else extrapolate(past)
         solved = cook.newton.solve(time, 1 / settings["steps"])
         past = [*past[-2:], u.x.array.copy()]
-        records.reaction_force.append(cook.reaction())
-        records.newton_iterations.append(solved.iterations)
-        records.displacement.append(cook.fields.dofs_of(u))
-        write(cook, series, number, time)
-        if comm.rank == 0:
-            records.save(law.folder / "macro.npz")
-        law.commit({"past": np.array(past)})  # coupling: the step has converged
+        moved = cook.fields.dofs_of(u)
+        records.keep(displacement=moved, reaction_force=cook.reaction(), newton_iterations=solved.iterations)
+        own = {"stress": law.values["stress"], "strain": law.inputs["strain"]}
+        records.draw(number, time, {"displacement": u}, own)
+        law.commit({"past": np.array(past), "largest": np.array(cook.newton.largest)})  # coupling: it has converged
     law.close()  # coupling
-
-
-def write(cook: Membrane, series: Series, number: int, time: float) -> None:
-    """VTU of the step: displacement, and each element's mean strain, stress, fallback share, estimated error."""
-    law, fields = cook.law, cook.fields
-    own = {
-        "stress": law.values["stress"],
-        "strain": law.inputs["strain"],
-        "fallback": (law.reply.source == Source.FINE).astype(np.float64),
-        "estimated_error": law.reply.error,
-    }
-    means = {name: fields.cells_of(law.cell_means(values)) for name, values in own.items()}
-    nodes = fields.nodes_of(cook.u)
-    if comm.rank == 0:
-        moved = np.pad(nodes, ((0, 0), (0, 1)))
-        cell_data = {name: [values.squeeze()] for name, values in means.items()}
-        cells = [(fields.cell_type, fields.cells)]
-        point_data = {"displacement": moved}
-        series.write(number, time, meshio.Mesh(fields.points, cells, point_data=point_data, cell_data=cell_data))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import meshio
 import numpy as np
 import numpy.typing as npt
 
+from neuroscale_couple.checkpoint import write_atomically
 from neuroscale_couple.values import F64, Layout, Points, Reply
 
 Values = Mapping[str, npt.NDArray[Any]]
@@ -51,7 +52,8 @@ class Series:
         collection = ElementTree.SubElement(root, "Collection")
         for window, time in sorted(self.times.items()):
             ElementTree.SubElement(collection, "DataSet", timestep=repr(time), part="0", file=self.path(window).name)
-        ElementTree.ElementTree(root).write(self.folder / f"{self.name}.pvd", xml_declaration=True)
+        text: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+        write_atomically(self.folder / f"{self.name}.pvd", text)  # `truncate` reads it after a crash
 
 
 def point_cloud(coordinates: F64, values: Values) -> meshio.Mesh:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import pytest
 
 from neuroscale_couple.cli import main
 from neuroscale_couple.ledger import read_table
+from tests.killing import killed_after
 from tests.mpi import launch
 from tests.tiny_case import copy_case, options
 
@@ -117,26 +116,11 @@ def test_cold_run_learns_nothing_wrong_and_reuses_fine_only(tmp_path: Path, caps
     assert max(summary["macro_error"].values()) < summary["tolerance"]
 
 
-def killed_after(config: Path, out: Path, windows: int, *arguments: str) -> None:
-    """Start a run and end it with SIGKILL once that many windows are in the ledger."""
-    ledger = out / "plate" / "run" / "ledger.csv"
-    process = subprocess.Popen(
-        [*RUN, str(config), "--out", str(out), *arguments], env=environment(), stdout=subprocess.DEVNULL
-    )
-    end = time.monotonic() + 90
-    while process.poll() is None and time.monotonic() < end:
-        if len(read_table(ledger).get("window", [])) >= windows:
-            break
-        time.sleep(0.01)
-    assert process.poll() is None, "the run ended before it could be killed"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-
-
 def test_killed_run_resumes_to_the_same_result(tmp_path: Path) -> None:
     config = copy_case(tmp_path / "plate")
     more: dict[str, Any] = {"settings__steps": 12, "output__folder": str(tmp_path / "a")}
-    killed_after(config, tmp_path / "a", 4, *options(**more))
+    ledger = tmp_path / "a" / "plate" / "run" / "ledger.csv"
+    killed_after([*RUN, str(config), "--out", str(tmp_path / "a"), *options(**more)], ledger, 4, environment())
     assert main(["run", str(config), "--resume", "--out", str(tmp_path / "a"), *options(**more)]) == 0
     assert main(["run", str(config), "--out", str(tmp_path / "b"), *options(**more)]) == 0
     resumed, whole = macro(tmp_path / "a/plate/run"), macro(tmp_path / "b/plate/run")

@@ -20,16 +20,17 @@ from neuroscale_fenicsx.start import start
 if TYPE_CHECKING:
     from neuroscale_fenicsx.newton import Newton, NotConvergedError, Solved
     from neuroscale_fenicsx.operator import ExternalOperator
-    from neuroscale_fenicsx.output import Gathered
+    from neuroscale_fenicsx.output import Gathered, Records
 
 _PLACES = {
     "ExternalOperator": "operator",
     "Gathered": "output",
     "Newton": "newton",
     "NotConvergedError": "newton",
+    "Records": "output",
     "Solved": "newton",
 }
-__all__ = ["ExternalOperator", "Gathered", "Newton", "NotConvergedError", "Solved", "start"]
+__all__ = ["ExternalOperator", "Gathered", "Newton", "NotConvergedError", "Records", "Solved", "start"]
 
 
 def __getattr__(name: str) -> Any:

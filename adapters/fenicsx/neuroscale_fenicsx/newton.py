@@ -31,7 +31,8 @@ class Newton:
     """Full Newton steps with the operator's tangent; one evaluation of the micro problems per iteration.
 
     The residual on free dofs must fall below `tolerance` times the forces in prescribed dofs (the reactions); a
-    problem without such, or with small ones, takes the largest first residual of its solves so far.
+    problem without such, or with small ones, takes the largest first residual of its solves so far, `largest`, which a
+    run that is resumed must be given back.
     snes: the PETSc object; options with the prefix `macro_` apply to it (-macro_ksp_type cg ...)
     """
 
@@ -46,7 +47,7 @@ class Newton:
     ) -> None:
         """residual: UFL form of rank 1 with operator outputs; u: the unknown. Collective: yes"""
         self.operator, self.u, self.bcs = operator, u, list(bcs)
-        self.tolerance, self._largest = tolerance, 0.0
+        self.tolerance, self.largest = tolerance, 0.0
         self._residual = fem.form(residual)
         self._jacobian = fem.form(operator.jacobian(residual, u))
         self._forces = fem.Function(u.function_space)  # owns the memory of its vector
@@ -152,11 +153,11 @@ class Newton:
         off, residual = self._sizes(snes.getFunction()[0])
         self._history.append(residual)
         if iteration == 0:
-            self._largest = max(self._largest, residual)
+            self.largest = max(self.largest, residual)
         if not np.isfinite(residual + off):
             return PETSc.SNES.ConvergedReason.DIVERGED_FNORM_NAN
         fits = off <= 1e-10 * max(1.0, self._size_of_unknown())
-        if fits and residual <= self.tolerance * max(self._reaction, self._largest):
+        if fits and residual <= self.tolerance * max(self._reaction, self.largest):
             return PETSc.SNES.ConvergedReason.CONVERGED_FNORM_RELATIVE
         if iteration >= snes.max_it:
             return PETSc.SNES.ConvergedReason.DIVERGED_MAX_IT
