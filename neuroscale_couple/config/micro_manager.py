@@ -267,15 +267,11 @@ class _Reader:
             self.mistake(f"'{shown.rstrip('.')}': got {given!r}, expected a section of keys and values")
             return {}
         known = SECTIONS[name]
-        everywhere = {key: place for place, keys in SECTIONS.items() for key in keys}
         for key in given:
             if key in known:
                 continue
-            near = difflib.get_close_matches(key, known, 1, 0.6) or difflib.get_close_matches(key, everywhere, 1, 0.8)
-            place = everywhere.get(near[0], "") if near and near[0] not in known else ""
-            hint = f"did you mean '{near[0]}'{f' in {place}' if place else ''}?" if near else "known here: "
-            shown_key = f"{shown}{key}".removeprefix("micro_manager.") if name == "micro" else f"{shown}{key}"
-            self.mistake(f"unknown key '{shown_key}'; {hint}{'' if near else ', '.join(known)}")
+            shown_key = f"{shown}{key}".removeprefix("micro_manager.")
+            self.mistake(f"unknown key '{shown_key}'; {_hint(key, known)}")
         return dict(given)
 
     def truth(self, section: Mapping[str, Any], key: str) -> bool:
@@ -299,6 +295,17 @@ class _Reader:
             self.mistake(f"'{key}': got {given!r}, expected a positive number")
             return None
         return float(given)
+
+
+def _hint(key: str, known: tuple[str, ...]) -> str:
+    """What a key that is unknown in its section may have been meant to be."""
+    everywhere = {name: place for place, names in SECTIONS.items() for name in names}
+    if key not in everywhere and (near := difflib.get_close_matches(key, known, 1, 0.6)):
+        return f"did you mean '{near[0]}'?"
+    if near := difflib.get_close_matches(key, everywhere, 1, 0.8):
+        place = {"": "at the top", "micro": "at the top, or in micro_manager"}.get(everywhere[near[0]])
+        return f"did you mean '{near[0]}' {place or 'in ' + everywhere[near[0]]}?"
+    return f"known here: {', '.join(known)}"
 
 
 def merge(section: dict[str, Any], own: Mapping[str, Any]) -> None:

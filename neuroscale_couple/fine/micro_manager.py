@@ -38,6 +38,7 @@ class MicroManager(FineSolver):
         self.remembers = bool(getattr(problem, "remembers", True))
         self.inputs, self.outputs = problem.inputs, problem.outputs
         self.pool: Pool | None = None
+        self.journal = Journal(0, 0)
 
     def attach(self, points: Points) -> None:
         """Take the points and start the workers. Raises: ConfigError"""
@@ -194,16 +195,17 @@ class MicroManager(FineSolver):
     def _output(self, rows: I64) -> None:
         assert self.pool is not None
         tasks = {int(w): Output(rows[self.home[rows] == w]) for w in np.unique(self.home[rows])}
+        wrong: list[tuple[int, str]] = []
         for worker, result in self.pool.run(tasks).items():
             if isinstance(result, Lost):
                 self._forget(np.flatnonzero(self.home == worker))
-                place, said = result.place, f"output: {result.said}"
-            elif result.failed:
-                place, said = next(iter(result.failed.items()))
+                failed = {result.place: f"output: {result.said}"}
             else:
-                continue
-            point = self.points.ids[tasks[worker].rows[place]]
-            raise FineSolverError(f"window {self.windows - 1}: point {point}: {said}")
+                failed = result.failed
+            wrong += [(int(tasks[worker].rows[place]), said) for place, said in failed.items()]
+        if wrong:
+            row, said = min(wrong)
+            raise FineSolverError(f"window {self.windows - 1}: point {self.points.ids[row]}: {said}")
 
     def next_step(self) -> None:
         """See `FineSolver.next_step`."""
@@ -237,7 +239,7 @@ class MicroManager(FineSolver):
         pool, self.pool = self.pool, None
         if pool is not None:
             pool.close()
-            self.journal.close()
+        self.journal.close()
 
 
 def cores() -> int:

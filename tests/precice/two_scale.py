@@ -76,7 +76,7 @@ class Case:
                 "micro_file_names": ["micro"],
                 "simulation_params": {
                     "macro_domain_bounds": [0.0, 1.0, 0.0, 1.0], "micro_dt": self.micro_dt, "adaptivity": False,
-                    "micro_output_n": 2,
+                    "micro_output_n": 2, "decomposition": [1, 1],
                 },
             },
             "neuroscale": self.own,

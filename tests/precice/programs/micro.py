@@ -15,8 +15,8 @@ from micro_manager import MicroSimulationInterface
 
 class MicroSimulation(MicroSimulationInterface):
     def __init__(self, sim_id: int) -> None:
-        self.sim_id, self.s = sim_id, 0.1 * sim_id
-        self.told("init", sim_id)
+        self.sim_id, self.s = int(sim_id), 0.1 * sim_id
+        self.told("init", self.sim_id)
 
     def told(self, *what: Any) -> None:
         with Path(f"calls-{self.sim_id}.txt").open("a") as file:
