@@ -7,7 +7,7 @@ transports. Heavy packages are imported inside the functions, so that importing 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from neuroscale_couple.physics.base import MicroProblem
     from neuroscale_couple.surrogate.base import Surrogate
     from neuroscale_couple.transport.base import Closure
+    from neuroscale_couple.transport.inside import InsideService
     from neuroscale_couple.transport.roles import Split
 
 
@@ -117,6 +118,26 @@ def serve_socket(config: str | Path, path: Path, ranks: int = 0, seconds: float 
         return loaded.path, loaded.digest, factory_for(loaded)
 
     serve_one_run(path, ranks, seconds, prepare)
+
+
+def service_inside(config: str | Path, keys: Sequence[str] = (), resume: bool = False) -> InsideService:
+    """The service in the process of a solver that is no Python program; channel `embedded` of the client calls this.
+
+    keys: KEY=VALUE that replace those of the configuration
+    """
+    from neuroscale_couple.config.load import load, parse_value
+    from neuroscale_couple.transport.inside import InsideService
+
+    given = {key.strip(): parse_value(value) for key, _, value in (text.partition("=") for text in keys)}
+    options = RunOptions(given, bool(resume))
+
+    def prepare() -> tuple[Path, str, Any]:
+        global run_options
+        run_options = options
+        loaded = load(Path(config), options.overrides)
+        return loaded.path, loaded.digest, factory_for(loaded)
+
+    return InsideService(prepare)
 
 
 def service_options() -> list[str]:

@@ -36,9 +36,11 @@ std::string folder_of_this_library() {
 
 std::unique_ptr<Channel> open_from_library(const std::string& name, const Options& options) {
     const std::string file = "libneuroscale_client_" + name + ".so";
-    void* library = dlopen((folder_of_this_library() + file).c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    // Global: Python's own modules look for the interpreter, and MPI's plug-ins for MPI, in what the process exports.
+    constexpr int how = RTLD_NOW | RTLD_GLOBAL | RTLD_NODELETE;
+    void* library = dlopen((folder_of_this_library() + file).c_str(), how);
     if (library == nullptr)
-        library = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+        library = dlopen(file.c_str(), how);
     if (library == nullptr) {
         const char* why = dlerror();
         throw Failure(NSC_ERROR_CHANNEL, "channel '" + name + "' needs the library " + file +

@@ -2,6 +2,7 @@
 // Usage: client_driver CHARACTER CONFIGURATION CHANNEL ADDRESS [RANK RANKS [TIMEOUT]]
 #include <neuroscale/client.hpp>
 
+#include <cfenv>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -175,7 +176,32 @@ void windows(Session& s, Solver& m) {
     s.finish();
 }
 
+/// Heat conduction with floating-point traps, as OpenFOAM sets them; then numbers that overflow in the service.
+int trapped(const Arguments& a) {
+    constexpr int traps = FE_DIVBYZERO | FE_INVALID | FE_OVERFLOW;
+    feenableexcept(traps);
+    Session s = opened(a);
+    const std::array<std::int64_t, 2> ids{0, 1};
+    const std::array<double, 4> xy{};
+    std::array<double, 4> gradient{1.0, 0.0, 0.0, 1.0}, flux{};
+    const std::array<double, 2> temperature{300.0, 300.0};
+    s.points(2, ids.data(), 2, xy.data());
+    s.input("gradient", {"x", "y"}, "K/m");
+    s.input("temperature", {""}, "K");
+    s.output("flux", {"x", "y"}, "W/m2");
+    s.connect();
+    std::array<double*, 1> places{flux.data()};
+    nsc_answer answer{sizeof(nsc_answer), places.data(), nullptr, nullptr, nullptr, nullptr, 0};
+    s.exchange(0.0, 0.1, 0, {gradient.data(), temperature.data()}, answer);
+    gradient.fill(1e300);
+    expect(NSC_ERROR_SERVICE, [&] { s.exchange(0.0, 0.1, 1, {gradient.data(), temperature.data()}, answer); });
+    std::printf("traps kept %d\n", fegetexcept() == traps);
+    return 0;
+}
+
 int run(const Arguments& a) {
+    if (a.character == "trapped")
+        return trapped(a);
     Session s = opened(a);
     Solver m(a);
     if (a.character == "arguments") {

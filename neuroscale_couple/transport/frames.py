@@ -177,7 +177,7 @@ class ArraySpec:
 
     @classmethod
     def of(cls, name: str, array: npt.NDArray[Any]) -> ArraySpec:
-        """Describe an array. Raises: InputError if its dtype cannot be sent."""
+        """Describe an array [...]. Raises: InputError if its dtype cannot be sent."""
         if not _DTYPE.fullmatch(array.dtype.str):
             raise InputError(f"array {name!r} of dtype {array.dtype} cannot be sent; give integers or floats")
         return cls(name, array.dtype.str, array.shape)
@@ -191,11 +191,13 @@ class ArraySpec:
         return count
 
     def empty(self) -> npt.NDArray[Any]:
-        """Room for it. Raises: TransportError if there is none."""
+        """Room for it, [shape]. Raises: TransportError if there is none."""
         try:
             return np.empty(self.shape, dtype=self.dtype)
         except (ValueError, MemoryError, OverflowError) as error:
-            raise TransportError(f"array {self.name!r} in a message has the shape {list(self.shape)}: {error}") from None
+            raise TransportError(
+                f"array {self.name!r} in a message has the shape {list(self.shape)}: {error}"
+            ) from None
 
 
 def put_array(to: Writer, spec: ArraySpec) -> None:

@@ -22,7 +22,7 @@ from neuroscale_couple.errors import NeuroscaleError, TransportError
 from neuroscale_couple.transport.base import ServiceFactory
 from neuroscale_couple.transport.frames import VERSION, Failure, Hello, Kind, Writer
 from neuroscale_couple.transport.stream_server import StreamServer
-from neuroscale_couple.transport.streams import SocketStream, expect, send_message
+from neuroscale_couple.transport.streams import SocketStream, Stream, expect, send_message
 
 LONGEST_PATH = 107
 """Bytes of a socket's path; the system takes no more."""
@@ -112,7 +112,7 @@ def _check_user(connection: socket.socket) -> None:
         raise TransportError(f"a process of user {user} came, this service is for user {os.getuid()}")
 
 
-def refuse(stream: SocketStream, error: BaseException) -> None:
+def refuse(stream: Stream, error: BaseException) -> None:
     """Tell a peer the error that ends the session. Raises: PeerError if it is gone."""
     message = str(error) if isinstance(error, NeuroscaleError) else f"{type(error).__name__}: {error}"
     send_message(stream, Kind.ERROR, Failure(True, type(error).__name__, message).packed())

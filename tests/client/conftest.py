@@ -23,6 +23,11 @@ class Programs:
 
     folder: Path
 
+    def need(self, channel: str) -> None:
+        """Skip the test where this channel could not be built."""
+        if channel != "socket" and not (self.folder / f"libneuroscale_client_{channel}.so").exists():
+            pytest.skip(f"needs channel {channel} of the client: its library was not found")
+
     def start(self, name: str, *arguments: object, **more: str) -> subprocess.Popen[str]:
         """Start a program. more: variables of its environment"""
         return subprocess.Popen(

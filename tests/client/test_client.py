@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -215,45 +214,3 @@ def test_mutated_messages_never_crash_the_client(programs: Programs) -> None:
     met = dict(line.split() for line in programs.run("client_fuzz", 3, 20261123).splitlines())
     assert int(met["7"]) > 100  # most mutations are found out as such
     assert int(met["9"]) == 0
-
-
-CASE = """neuroscale:
-  transport: socket
-  problem: {name: conduction, grid: 8}
-  gate: {open: false}
-  learning: {mode: "off"}
-  output: {folder: %s, checkpoint: false}
-"""
-
-
-def run_example(programs: Programs, name: str, tmp_path: Path) -> list[list[str]]:
-    """Numbers that an example prints, against the real service that it starts itself."""
-    config = tmp_path / "neuroscale.yaml"
-    config.write_text(CASE % (tmp_path / "runs"))
-    program = Path(sys.executable).with_name("neuroscale-couple")
-    said = programs.run(name, config, "socket", NEUROSCALE_COUPLE=str(program), TMPDIR=str(tmp_path))
-    assert not list(tmp_path.glob("neuroscale-*")), "a socket was left behind"
-    return [line.split() for line in said.splitlines() if not line.startswith("window")]
-
-
-def embedded_flux(tmp_path: Path) -> np.ndarray:
-    """The flux of the example's points, by the service in this process."""
-    from neuroscale_couple import Points, connect
-
-    config = tmp_path / "neuroscale.yaml"
-    config.write_text((CASE % (tmp_path / "runs")).replace("transport: socket", "transport: embedded"))
-    xy = np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
-    with connect(config, None, Points(np.arange(3), xy, np.ones(3))) as closure:
-        gradient, temperature = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, -0.5]]), np.array([293.15, 300.0, 310.0])
-        return np.array(closure.evaluate({"gradient": gradient, "temperature": temperature}, 0.1, 0.1)["flux"])
-
-
-def test_the_c_example_gets_the_embedded_answer_bit_for_bit(programs: Programs, tmp_path: Path) -> None:
-    got = np.array(run_example(programs, "closure_c", tmp_path), dtype=float)
-    np.testing.assert_array_equal(got, embedded_flux(tmp_path))
-
-
-@pytest.mark.needs("fortran")
-def test_the_fortran_example_gets_the_embedded_answer_bit_for_bit(programs: Programs, tmp_path: Path) -> None:
-    got = np.array(run_example(programs, "closure_fortran", tmp_path), dtype=float)
-    np.testing.assert_array_equal(got, embedded_flux(tmp_path))

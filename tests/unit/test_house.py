@@ -87,6 +87,8 @@ FORBIDDEN_INCLUDES = {
     "kernels/cuda": ("Python", "pybind11", "torch", "ATen", "mpi"),
     "client/": ("Python", "pybind11", "torch", "ATen", "cuda", "mpi"),
     "tests": ("Python", "pybind11", "torch", "ATen", "cuda", "mpi"),
+    "channels/embedded": ("pybind11", "torch", "ATen", "cuda", "mpi"),
+    "channels/mpi": ("Python", "pybind11", "torch", "ATen", "cuda"),
     "examples": ("Python", "pybind11", "torch", "ATen", "cuda"),
     "bindings": ("torch", "ATen", "mpi"),
 }
