@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,7 @@ def shares(run: Run) -> Figure | None:
 
 def _reasons(ax: Axes, ledger: Mapping[str, Any], window: Any, asked: Any) -> None:
     bottom = np.zeros(len(window))
-    for name, colour in zip(REFUSALS, REASON_COLOURS, strict=True):
+    for name, colour in zip(REFUSALS, cycle(REASON_COLOURS), strict=False):
         share = 100 * ledger[f"refused_{name}"] / asked
         if share.any():
             ax.bar(window, share, bottom=bottom, color=colour, width=0.8, label=name.replace("_", " "))
