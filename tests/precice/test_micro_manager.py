@@ -1,0 +1,113 @@
+"""Cases of the Micro Manager through preCICE, with the real command line, files as their users have them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.precice.two_scale import Case
+
+pytestmark = pytest.mark.needs("precice")
+SCHEMES = ["serial-explicit", "parallel-explicit", "serial-implicit", "parallel-implicit"]
+
+
+def alone(case: Case, point: int, asked: list[list[Any]], monkeypatch: Any) -> Any:
+    """k_00 and turned [windows, 3] of a simulation that is called directly, outside of any coupling."""
+    from neuroscale_couple.fine.micro_interface import stand_in
+
+    for name in ("micro_manager", "micro_manager.micro_simulation"):
+        monkeypatch.setitem(sys.modules, name, None)
+    stand_in()
+    monkeypatch.syspath_prepend(str(case.folder))
+    monkeypatch.chdir(case.folder)
+    sys.modules.pop("micro", None)
+    kind = importlib.import_module("micro").MicroSimulation
+    monkeypatch.setattr(kind, "told", lambda self, *what: None)
+    simulation = kind(point)
+    answers = []
+    for dt, c, flux in asked:
+        answer = simulation.solve({"concentration": np.float64(c), "flux": np.array(flux)}, dt)
+        answers.append([answer["k_00"], *answer["turned"]])
+    sys.modules.pop("micro", None)
+    return np.array(answers)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_closed_gate_equals_direct_calls_bit_for_bit(tmp_path: Path, scheme: str, monkeypatch: Any) -> None:
+    feedback = 0.1 if scheme.endswith("implicit") else 0.0
+    case = Case(tmp_path, scheme, "new", windows=3, feedback=feedback).write()
+    end = case.run("--fine-only")
+    assert (end.status, end.macro_status) == (0, 0), end.said + end.macro_said
+    for point in (0, 5):
+        windows: list[list[list[Any]]] = [[]]
+        for name, *values in case.calls(point):
+            if name == "solve":
+                windows[-1].append(values)
+            if name == "output" or (not feedback and name == "solve"):
+                windows.append([])
+        if feedback:
+            windows = by_window([c for c in case.calls(point) if c[0] != "output"])
+        last = [solves[-1][:3] for solves in windows if solves]
+        expected = alone(case, point, last, monkeypatch)
+        heard = np.column_stack([end.heard["k"][:, point], end.heard["turned"][:, point]])
+        assert np.array_equal(heard[-1], expected[-1]) and np.array_equal(heard, expected)
+
+
+def by_window(calls: list[list[Any]]) -> list[list[list[Any]]]:
+    """The solves of each window of an implicit coupling: a state is saved at its start."""
+    windows: list[list[list[Any]]] = []
+    for name, *values in calls:
+        if name == "get_state":
+            windows.append([])
+        if name == "solve":
+            windows[-1].append(values)
+    return windows
+
+
+@pytest.mark.parametrize("dialect", ["old", "new"])
+def test_explicit_coupling_calls_what_the_contract_says(tmp_path: Path, dialect: str) -> None:
+    case = Case(tmp_path, "serial-explicit", dialect, windows=4).write()
+    end = case.run("--fine-only")
+    assert end.status == 0, end.said
+    expected = ["init", "initialize", "solve", "solve", "output", "solve", "solve", "output"]
+    assert [c[0] for c in case.calls(3)] == expected
+
+
+def test_a_step_shorter_than_the_window_makes_several(tmp_path: Path) -> None:
+    case = Case(tmp_path, "serial-implicit", "new", windows=2, micro_dt=0.1, feedback=0.1).write()
+    end = case.run("--fine-only")
+    assert end.status == 0, end.said
+    solves = [c[1] for c in case.calls(2) if c[0] == "solve"]
+    assert np.allclose(solves[:3], [0.1, 0.1, 0.05]) and len(solves) % 3 == 0
+    assert [c[0] for c in case.calls(2)][2:8] == ["get_state", "solve", "solve", "solve", "set_state", "solve"]
+
+
+@pytest.mark.parametrize(
+    ("micro", "said"),
+    [
+        ("import nothing_of_that_name", "No module named 'nothing_of_that_name'"),
+        ("class Simulation: pass", "has no class MicroSimulation"),
+        ("class MicroSimulation:\n    def __init__(self, i): pass", "has no get_state and set_state"),
+    ],
+)
+def test_what_cannot_run_is_said_before_precice_waits(tmp_path: Path, micro: str, said: str) -> None:
+    case = Case(tmp_path, "serial-implicit", "new").write(micro)
+    end = case.run(timeout=60.0)
+    assert end.status == 1 and said in end.said
+    assert not (tmp_path / "precice-run").exists() or end.macro_status != 0
+
+
+def test_a_simulation_that_raises_ends_both_programs(tmp_path: Path) -> None:
+    text = (Path(__file__).parent / "programs" / "micro.py").read_text()
+    bad = text.replace(
+        "        c, flux =", "        if self.sim_id == 4:\n            raise ValueError('cracked')\n        c, flux ="
+    )
+    end = Case(tmp_path, "serial-explicit", "old").write(bad).run(timeout=60.0)
+    assert end.status == 1 and end.macro_status != 0
+    assert "window 0, iteration 0: the fine solver did not converge at point 4" in end.said
+    assert "micro simulation 4: ValueError: cracked" in end.said and "concentration=" in end.said
