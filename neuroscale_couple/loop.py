@@ -10,43 +10,25 @@ never changes, so Newton and quasi-Newton iterations of the macro solver see one
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from neuroscale_couple import parallel
-from neuroscale_couple.checkpoint import Checkpoint
-from neuroscale_couple.correction.base import Correction
 from neuroscale_couple.errors import FineSolverError, NeuroscaleError
-from neuroscale_couple.fine.base import FineSolver
-from neuroscale_couple.gate.chain import Gate
 from neuroscale_couple.learning.base import Learner
-from neuroscale_couple.ledger import Counts, Ledger, Timers
+from neuroscale_couple.ledger import Counts, Timers
 from neuroscale_couple.memory import Memory
-from neuroscale_couple.physics.base import MicroProblem
+from neuroscale_couple.parts import Parts
 from neuroscale_couple.reasons import Reason, Source
 from neuroscale_couple.surrogate.base import Surrogate
 from neuroscale_couple.transport.base import State
 from neuroscale_couple.values import F64, I64, U8, Audit, Batch, FineAnswer, Points, Reply
 
+__all__ = ["Loop", "Parts"]
+
 NEVER = -(10**9)
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a run is made of; `assemble.build` makes them from the configuration."""
-
-    problem: MicroProblem
-    fine: FineSolver
-    gate: Gate
-    surrogate: Surrogate | None = None
-    corrections: tuple[Correction, ...] = ()
-    learner: Learner | None = None
-    ledger: Ledger | None = None
-    checkpoint: Checkpoint | None = None
-    on_failure: str = "stop"
 
 
 class Loop:
@@ -64,6 +46,7 @@ class Loop:
         n = len(points)
         self.rung: U8 = np.zeros(n, dtype=np.uint8)  # lowest rung that may answer a point in this window
         self.score: F64 = np.zeros(n)
+        self.leaders: I64 = np.zeros(0, dtype=np.int64)  # see `Surrogate.lead`
         self.last_fine: I64 = np.full(n, NEVER)  # window of a point's last fine answer
         self.batch: Batch | None = None
         self.reply: Reply | None = None
@@ -96,6 +79,7 @@ class Loop:
         try:
             self.parts.fine.begin(batch)
             self._admit(batch, reply)
+            self._lead(batch, reply)
             self._predict(batch, reply)
             self._solve_fine(batch, reply)
         except Exception as error:  # agreed below, so that no rank is left waiting in a collective
@@ -108,6 +92,23 @@ class Loop:
         with self.timers("gate"):
             reply.reason[self.rung == Source.FINE] = Reason.HELD
             self.parts.gate.admit(self.question, reply.reason)
+
+    def _lead(self, batch: Batch, reply: Reply) -> None:
+        """Solve the points whose fine answers the surrogate answers the others from; the same ones all window."""
+        if self.surrogate is None or self.parts.gate.closed:
+            return
+        if self.reply is None and self.start is None:
+            limit = self.parts.gate.largest_score(self.surrogate.rungs[0])
+            with self.timers("surrogate"):
+                self.leaders = self.surrogate.lead(self.question, self.last_fine == self.window - 1, limit)
+        if not len(self.leaders):
+            return
+        answer = self._fine_answer(self.leaders, batch)
+        answer = answer if answer.converged.all() else answer.take(np.flatnonzero(answer.converged))
+        self._take(answer, reply)
+        reply.reason[answer.rows] = Reason.LEADER
+        with self.timers("surrogate"):
+            self.surrogate.condition(answer.rows, self.question[answer.rows], answer.outputs)
 
     def _predict(self, batch: Batch, reply: Reply) -> None:
         """Climb the ladder: each rung answers the points that no lower rung could."""
@@ -140,12 +141,15 @@ class Loop:
             return rows[np.flatnonzero(reason)]
 
     def _solve_fine(self, batch: Batch, reply: Reply) -> None:
-        rows = np.flatnonzero(reply.reason)
+        rows = np.flatnonzero((reply.reason != 0) & (reply.reason != Reason.LEADER))
         if not len(rows):
             return
         answer = self._fine_answer(rows, batch)
-        if not answer.converged.all():
-            answer, rows = self._without_failures(answer, batch, reply)
+        self._take(answer if answer.converged.all() else self._without_failures(answer, batch, reply), reply)
+
+    def _take(self, answer: FineAnswer, reply: Reply) -> None:
+        """These points are answered by the fine solver now."""
+        rows = answer.rows
         reply.outputs[rows], reply.tangent[rows] = answer.outputs, answer.tangent
         reply.source[rows], reply.error[rows] = Source.FINE, 0.0
         self.rung[rows] = Source.FINE
@@ -161,7 +165,7 @@ class Loop:
         if self.surrogate is not None and not self.parts.gate.closed and not audit:
             stale = np.flatnonzero(self.last_fine[rows] < self.window - 1)
             with self.timers("surrogate"):
-                guess = self._guess(rows, stale, inputs)
+                guess = self.surrogate.guess(rows, inputs, stale)
         with self.timers("fine"):
             answer = self.parts.fine.solve(rows, inputs, guess)
         self.last_fine[rows[answer.converged]] = self.window
@@ -172,37 +176,21 @@ class Loop:
                 self.parts.learner.observe(self.window, question, answer)
         return answer
 
-    def _guess(self, rows: I64, stale: I64, inputs: F64) -> Any:
-        """Fields [m, c, y, x] of the fine head for the stale rows, NaN for the others; None if there are none."""
-        assert self.surrogate is not None
-        fields = self.surrogate.fields(rows[stale], inputs[stale]) if len(stale) else None
-        if fields is None or len(stale) == len(rows):
-            return fields
-        guess = np.full((len(rows), *fields.shape[1:]), np.nan, dtype=fields.dtype)
-        guess[stale] = fields
-        return guess
-
-    def _without_failures(self, answer: FineAnswer, batch: Batch, reply: Reply) -> tuple[FineAnswer, I64]:
+    def _without_failures(self, answer: FineAnswer, batch: Batch, reply: Reply) -> FineAnswer:
         """Apply the policy to points whose fine solve did not converge. Raises: FineSolverError."""
         failed = answer.rows[~answer.converged]
         row = int(failed[0])
         answered = reply.source[failed] != Source.FINE
         usable = answered & np.isfinite(reply.outputs[failed]).all(axis=1)
         if self.parts.on_failure == "stop" or not usable.all():
-            load = ", ".join(f"{c}={v:.6g}" for c, v in zip(self.inputs.columns, batch.inputs[row], strict=True))
             kept = "" if self.parts.on_failure == "stop" else " and no surrogate answer can be kept for it"
+            where = f"point {self.points.ids[row]} ({len(failed)} point(s) in all){kept}"
             raise FineSolverError(
-                f"window {batch.window}, iteration {batch.iteration}: the fine solver did not converge at point "
-                f"{self.points.ids[row]} ({len(failed)} point(s) in all){kept}; load: {load}; "
-                f"{self.parts.fine.diagnosis(row)}. {self.parts.fine.advice}"
+                f"window {batch.window}, iteration {batch.iteration}: the fine solver did not converge at {where}; "
+                f"load: {self.inputs.text(batch.inputs[row])}; {self.parts.fine.diagnosis(row)}. {self.parts.fine.advice}"
             )
         reply.reason[failed] = Reason.NOT_CONVERGED
-        good = np.flatnonzero(answer.converged)
-        kept_answer = FineAnswer(
-            answer.rows[good], answer.outputs[good], answer.tangent[good], answer.converged[good],
-            answer.iterations[good], answer.residual[good],
-        )  # fmt: skip
-        return kept_answer, kept_answer.rows
+        return answer.take(np.flatnonzero(answer.converged))
 
     def _correct(self, batch: Batch, reply: Reply) -> None:
         with self.timers("correction"):
@@ -239,7 +227,7 @@ class Loop:
         with self.timers("gate"):
             self.parts.gate.learn(audit)
         self.parts.fine.commit()
-        self.memory.step(self.batch, self.reply, self.score)
+        self.memory.step(self.batch)
         self.memory.commit()
         version = self.model_version  # the one that answered this window
         self._learn()
@@ -276,17 +264,35 @@ class Loop:
     def _learn(self) -> None:
         if self.parts.learner is None:
             return
+        self._explore(self.parts.learner)
         with self.timers("learning"):
             better = self.parts.learner.propose(self.window, self.surrogate)
         if better is not None:
             self._install(better)
 
+    def _explore(self, learner: Learner) -> None:
+        """Answer what the learner asks for; the fine solver's own state stays what it was."""
+        assert self.batch is not None and self.reply is not None
+        with self.timers("learning"):
+            questions = learner.ask(self.window, self.surrogate, self.batch.inputs, self.reply.source)
+
+        def solve() -> None:
+            for rows, inputs in questions:
+                with self.timers("fine"):
+                    self.counts.fine(answer := self.parts.fine.solve(rows, inputs))
+                learner.observe(self.window, inputs, answer)
+
+        parallel.together(self.comm, f"window {self.window}, exploring", solve)
+        if questions:
+            self.parts.fine.rollback()
+
     def _install(self, surrogate: Surrogate | None) -> None:
         """Make a surrogate the running one: encode this rank's points, tell the gate."""
-        self.surrogate = surrogate
+        before, self.surrogate = self.surrogate, surrogate
         if surrogate is not None:
             with self.timers("surrogate"):
                 surrogate.attach(self.points)
+                surrogate.inherit(before)
         self.parts.gate.attach(self.points, surrogate.card if surrogate is not None else None)
 
     def rollback(self) -> None:
@@ -307,8 +313,8 @@ class Loop:
         if self.start is None:
             self.start = self.parts.fine.snapshot()
         self.parts.fine.next_step()
-        assert self.batch is not None and self.reply is not None
-        self.memory.step(self.batch, self.reply, self.score)
+        assert self.batch is not None
+        self.memory.step(self.batch)
 
     def _begin_window(self) -> None:
         self.start = None
@@ -340,6 +346,7 @@ class Loop:
             "fine": self.parts.fine.get_state(),
             "gate": self.parts.gate.get_state(),
             "learner": learner.get_state() if learner is not None else {},
+            "surrogate": self.surrogate.get_state() if self.surrogate is not None else {},
             "loop": {"last_fine": self.last_fine, **self.memory.get_state()},
         }
         arrays = {name: {key: np.asarray(value) for key, value in part.items()} for name, part in parts.items()}
@@ -354,6 +361,7 @@ class Loop:
         self.memory.set_state(parts["loop"])
         if self.surrogate is not None:
             self.surrogate.version = int(meta["model_version"])
+            self.surrogate.set_state(parts.get("surrogate", {}))
         self.parts.fine.set_state(parts.get("fine", {}))
         self.parts.gate.set_state(parts.get("gate", {}))
         if self.parts.learner is not None:

@@ -24,6 +24,7 @@ class Reason(IntEnum):
     OUT_OF_BOUNDS = 7
     NOT_POSITIVE_DEFINITE = 8
     NOT_CONVERGED = 9
+    LEADER = 10
 
     @property
     def sentence(self) -> str:
@@ -42,4 +43,5 @@ _SENTENCES = {
     Reason.OUT_OF_BOUNDS: "the surrogate's answer violates the theoretical bounds",
     Reason.NOT_POSITIVE_DEFINITE: "the surrogate's tangent is not positive definite",
     Reason.NOT_CONVERGED: "the fine solver did not converge; the surrogate's answer was kept and flagged",
+    Reason.LEADER: "the point leads: its fine answer is what the surrogate answers others from",
 }

@@ -76,6 +76,10 @@ class Layout:
             packed[:, self.slice_of(f.name)] = array.reshape(expected)
         return packed
 
+    def text(self, row: F64) -> str:
+        """One packed row [size] for messages, e.g. `strain.xx=0.01, strain.yy=0`."""
+        return ", ".join(f"{c}={v:.6g}" for c, v in zip(self.columns, row, strict=True))
+
     def unpack(self, packed: F64) -> dict[str, F64]:
         """Views of the packed array [n, size] by field name, float64 [n, components] each."""
         return {f.name: packed[:, self.slice_of(f.name)] for f in self.fields}
@@ -89,7 +93,8 @@ class Points:
     coordinates: float64 [n, dimension] m
     volumes: float64 [n] m^dimension, the macro volume that a point stands for (quadrature weight)
     parameters: name -> array [n, ...], what distinguishes the micro problems, e.g.
-        `phase`: uint8 [n, y, x] micro structure
+        `phase`: uint8 [n, y, x] micro structure; or `structure`: int64 [n], number of the configured micro structure,
+        which otherwise is the point's id
     """
 
     ids: I64
@@ -163,6 +168,13 @@ class FineAnswer:
     converged: Bool
     iterations: I64
     residual: F64
+
+    def take(self, which: I64) -> FineAnswer:
+        """These of the answers, by position. which: int64 [k]."""
+        return FineAnswer(
+            self.rows[which], self.outputs[which], self.tangent[which],
+            self.converged[which], self.iterations[which], self.residual[which],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,10 @@ class Learning(Section):
     first_samples: int = Field(500, ge=10, description="fine answers before the first training of a run")
     min_samples: int = Field(500, ge=10, description="new fine answers before a training starts")
     max_trainings: int = Field(3, ge=0, description="trainings in one run at most")
+    probes: int = Field(0, ge=0, description="fine solves before each training at loads that the run may meet later")
+    ahead: float = Field(
+        2.0, ge=1.0, description="probes reach up to this multiple of the present loads, within training.load_range"
+    )
     hold_out: Share = Field(
         0.25, description="share of the points kept out of training, for validation and calibration"
     )

@@ -31,10 +31,13 @@ class Monitor(GateStage):
 
     A point is audited in a window if a hash of (seed, window, global id) falls below the configured share, so
     the choice depends neither on the rank layout nor on what happened before: a resumed run audits the same points.
+    Where a micro problem remembers (`MicroProblem.remembers`), the hash leaves the window out: the same points are
+    audited every time, because a point that has not been solved for long must be brought up to date first.
     """
 
     def __init__(self, settings: schema.Gate, problem: MicroProblem) -> None:
         self._settings = settings
+        self._same_points = bool(getattr(problem, "remembers", False))
         self._recent: deque[tuple[float, float, float]] = deque(maxlen=RECENT)  # source, score, error
 
     def attach(self, points: Points, card: Card | None) -> None:
@@ -49,7 +52,7 @@ class Monitor(GateStage):
         drawn = source != Source.FINE
         if share < 1.0:
             limit = np.uint64(min(int(share * 2.0**64), 2**64 - 1))
-            drawn &= draw(self._settings.seed, window, ids) < limit
+            drawn &= draw(self._settings.seed, 0 if self._same_points else window, ids) < limit
         return np.flatnonzero(drawn)
 
     def learn(self, audit: Audit) -> None:

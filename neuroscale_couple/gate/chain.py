@@ -78,6 +78,11 @@ class Gate(GateStage):
         for stage in self.stages.values():
             stage.accept(rung, inputs, prediction, error, reason)
 
+    def largest_score(self, rung: Source) -> float:
+        """Largest score that is accepted on a rung: -inf if none is, inf without the stage `uncertainty`."""
+        stage = next((s for s in self.stages.values() if isinstance(s, Uncertainty)), None)
+        return np.inf if stage is None else stage.thresholds.get(rung, -np.inf)
+
     def select_audits(self, window: int, ids: I64, source: U8) -> I64:
         """Local rows (int64) to audit at the end of a window; none without the `audit` stage."""
         monitor = self._monitor

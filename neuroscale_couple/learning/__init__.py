@@ -28,6 +28,12 @@ def make_learner(
     if settings.mode == "off":
         return None
     from neuroscale_couple.config.schema import Gate
+    from neuroscale_couple.physics.opaque import OpaqueProblem
+
+    if isinstance(problem, OpaqueProblem):
+        from neuroscale_couple.learning.opaque import OpaqueLearner
+
+        return OpaqueLearner(settings, problem, folder, comm, gate or Gate())
     from neuroscale_couple.learning.train import OnlineLearner
 
     return OnlineLearner(settings, training, problem, folder, comm, gate or Gate())

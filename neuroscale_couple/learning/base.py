@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neuroscale_couple.surrogate.base import Surrogate
-from neuroscale_couple.values import F64, FineAnswer, Points
+from neuroscale_couple.values import F64, I64, U8, FineAnswer, Points
+
+Questions = Sequence[tuple[I64, F64]]
+"""Batches of rows int64 [m], none twice in a batch, and their inputs float64 [m, n_in]."""
 
 
 class Learner(ABC):
@@ -23,6 +26,14 @@ class Learner(ABC):
 
         Never raises on a full disk.
         """
+
+    def ask(self, window: int, current: Surrogate | None, inputs: F64, source: U8) -> Questions:
+        """What the fine solver should answer, for `observe`, before a training: loads that the run has not met yet.
+
+        inputs: float64 [n, n_in] of this rank's points in the converged window; source: uint8 [n], who answered them.
+        Collective: yes.
+        """
+        return ()
 
     @abstractmethod
     def propose(self, window: int, current: Surrogate | None) -> Surrogate | None:

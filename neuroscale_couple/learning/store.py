@@ -143,10 +143,13 @@ class SampleStore:
         metadata = {"format": FORMAT, "window": str(window)}
         write_atomically(self.folder / f"{name}.safetensors", pack_arrays(arrays, metadata))
 
-    def read(self) -> Samples | None:
-        """All ranks' stored samples; None if there are none. Damaged shards are skipped with a warning."""
+    def read(self, since: int = 0) -> Samples | None:
+        """All ranks' stored samples; None if there are none. Damaged shards are skipped with a warning.
+
+        since: leave out earlier windows
+        """
         points = [arrays for arrays, _ in self._shards("rank_*_parameters_*.safetensors")]
-        shards = sorted(self._shards("rank_*_window_*.safetensors"), key=lambda shard: shard[1])
+        shards = sorted(self._shards("rank_*_window_*.safetensors", since), key=lambda shard: shard[1])
         if not points or not shards:
             return None
         point_ids, first = np.unique(np.concatenate([p["ids"] for p in points]), return_index=True)
@@ -165,10 +168,13 @@ class SampleStore:
         everything = Samples(ids, window, inputs, outputs, tangent, point_ids, parameters, at)
         return everything if len(known) == len(ids) else everything.take(known)
 
-    def _shards(self, pattern: str) -> list[tuple[dict[str, npt.NDArray[Any]], int]]:
+    def _shards(self, pattern: str, since: int = 0) -> list[tuple[dict[str, npt.NDArray[Any]], int]]:
         """Arrays and window of every whole shard of a pattern, by name."""
         found = []
         for path in sorted(self.folder.glob(pattern)):
+            of = re.search(r"_window_(\d+)_", path.name)
+            if of is not None and int(of[1]) < since:
+                continue
             try:
                 arrays, metadata = read_arrays(path)
                 if metadata.get("format") != FORMAT:

@@ -1,12 +1,13 @@
 r"""Micro problems of which nothing is known but what goes in and what comes out: a user's own simulation.
 
-There are no fields, no residual, no bounds and no tangent. What a simulation remembers is hidden in it and shows
-through its last answer alone, so a surrogate is asked with
+There are no fields, no residual, no bounds and no tangent. What a simulation remembers is hidden in it. What made it
+remember is known exactly: its inputs. A surrogate is asked with
 
-    question = (inputs, dt, last inputs, last outputs, doubt)
+    question = (x, x - h_1, ..., x - h_4),   h_k' = (x - h_k) / tau_k
 
-where `last` means the end of the last time step and doubt is the surrogate's own score of that last answer (0 after
-a fine one). Where nothing is remembered (`history=False`) the question is the inputs.
+the inputs x and how they differ from what they were lately, h_k, with memories tau_k of `MEMORIES` time steps. Last
+answers are no part of the question: a surrogate that is asked with its own answers lets errors pile up, which audits
+see too late. Where nothing is remembered (`history=False`) the question is the inputs.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from neuroscale_couple.physics.base import MicroProblem
 from neuroscale_couple.physics.cell import Settings, read_settings
 from neuroscale_couple.values import F64, FieldSpec, Layout
 
-DT, DOUBT, LAST = "dt", "doubt", "last "
-"""Names in the question beside those of the inputs."""
+MEMORIES = (1.5, 4.0, 12.0, 40.0)
+"""Lengths of the memories of inputs, in time steps (of the first step's size)."""
+CHANGE = "change of "
+"""How the names of fields begin that the question has beside the inputs."""
 LOWEST_FLOOR = 1e-12
 """Floor of a field of which nothing is known yet."""
 
@@ -67,7 +70,7 @@ class OpaqueProblem(MicroProblem):
     ) -> None:
         if not inputs or not outputs:
             raise ConfigError("an opaque micro problem needs at least one input and one output")
-        _refuse_taken_names(inputs, outputs)
+        _refuse_same_names(inputs, outputs)
         self.name = name
         self.inputs, self.outputs, self.state = Layout(tuple(inputs)), Layout(tuple(outputs)), Layout(())
         self.remembers = history
@@ -80,9 +83,12 @@ class OpaqueProblem(MicroProblem):
         """What the surrogate is asked with, see the module's text."""
         if not self.remembers:
             return self.inputs
-        last = [FieldSpec(LAST + f.name, f.components, f.unit) for f in (*self.inputs.fields, *self.outputs.fields)]
-        scalar = ("",)
-        return Layout((*self.inputs.fields, FieldSpec(DT, scalar, "s"), *last, FieldSpec(DOUBT, scalar, "1")))
+        changes = [
+            FieldSpec(f"{CHANGE}{f.name} in {steps:g} steps", f.components, f.unit)
+            for steps in MEMORIES
+            for f in self.inputs.fields
+        ]
+        return Layout((*self.inputs.fields, *changes))
 
     @property
     def signature(self) -> dict[str, Any]:
@@ -94,6 +100,10 @@ class OpaqueProblem(MicroProblem):
     def output_floor(self) -> float:
         """Smallest of the fields' floors; `relative_error` uses each field's own."""
         return float(np.maximum(self.floors, LOWEST_FLOOR).min())
+
+    def take_floors(self, floors: F64) -> None:
+        """Use these floors, float64 [fields], for the fields that have none yet."""
+        self.floors = np.where(self.floors > 0.0, self.floors, floors)
 
     def relative_error(self, got: F64, reference: F64) -> F64:
         """The largest of the output fields' relative errors, float64 [n]; fields differ in unit and size.
@@ -120,10 +130,7 @@ def from_settings(settings: Problem) -> OpaqueProblem:
     return OpaqueProblem(inputs, outputs, own.history, [f.floor or 0.0 for f in own.outputs.values()])
 
 
-def _refuse_taken_names(inputs: Sequence[FieldSpec], outputs: Sequence[FieldSpec]) -> None:
-    for field in inputs:
-        if field.name in (DT, DOUBT) or field.name.startswith(LAST):
-            raise ConfigError(f"problem.inputs: {field.name!r} is a name of the question; rename the field")
+def _refuse_same_names(inputs: Sequence[FieldSpec], outputs: Sequence[FieldSpec]) -> None:
     for side, fields in (("inputs", inputs), ("outputs", outputs)):
         names = [f.name for f in fields]
         if len(set(names)) < len(names):

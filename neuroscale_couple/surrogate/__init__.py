@@ -17,6 +17,12 @@ def load(path: Path, problem: MicroProblem, device: str = "auto") -> Surrogate:
     device: auto | cpu | cuda; auto takes the GPU of the node-local rank where there is one
     Raises: ArtifactError if the file is missing, damaged, not an artifact or made for another problem.
     """
+    from neuroscale_couple.physics.opaque import OpaqueProblem
+
+    if isinstance(problem, OpaqueProblem):
+        from neuroscale_couple.surrogate.opaque import OpaqueSurrogate
+
+        return OpaqueSurrogate(path, problem)
     from neuroscale_couple.surrogate.torchscript import TorchScriptSurrogate
 
     return TorchScriptSurrogate(path, problem, device)

@@ -16,19 +16,30 @@ from neuroscale_couple.values import F64, I64
 
 KEPT = 0.9
 """Share of the answers that are kept, those with the smallest residuals."""
-LOADS = 2
+LOADS, LOADS_EXPECTED = 2, 4
+"""Load states of a micro structure, drawn from the whole range and from expected loads."""
 CHUNK = 32
 
 
 def consistency_data(
-    model: NeuroScale, problem: CellProblem, data: Dataset, structures: I64, ranges: F64, seed: int
+    model: NeuroScale,
+    problem: CellProblem,
+    data: Dataset,
+    structures: I64,
+    ranges: F64,
+    seed: int,
+    expected: F64 | None = None,
 ) -> Dataset:
-    """Answers of the fine head on `structures` of a data set, `LOADS` random load states each.
+    """Answers of the fine head on `structures` of a data set, at some random load states each.
 
-    structures: int64 [k], rows of data.phase; ranges: float64 [n_in, 2], of the inputs
+    structures: int64 [k], rows of data.phase; ranges: float64 [n_in, 2], of the inputs, where loads are drawn unless
+    expected: float64 [m, n_in], a pool of loads, is given
     """
     rng = np.random.default_rng([seed, 1])
-    states = load_paths(ranges, problem, LOADS, rng, len(structures))
+    if expected is None:
+        states = load_paths(ranges, problem, LOADS, rng, len(structures))
+    else:
+        states = expected[rng.integers(len(expected), size=(LOADS_EXPECTED, len(structures)))]
     kept: list[tuple[I64, F64, F64, F64, F64]] = []
     with torch.no_grad():
         for first in range(0, len(structures), CHUNK):

@@ -129,10 +129,15 @@ def make_card(
         domain=domain,
         calibration=evidence[0],
         metrics=evidence[1],
-        versions={"neuroscale_couple": _own_version(), "torch": torch.__version__, "numpy": np.__version__},
+        versions=versions(),
         data_sha256=data.sha256,
         parent=parent,
     )
+
+
+def versions() -> dict[str, str]:
+    """Versions that a card names."""
+    return {"neuroscale_couple": _own_version(), "torch": torch.__version__, "numpy": np.__version__}
 
 
 def _own_version() -> str:

@@ -32,7 +32,7 @@ from neuroscale_couple.values import F64
 
 LEAST_STRUCTURES = 8
 STRETCH = 1.25
-"""Loads of a run are stretched by this factor, as far as the configured range, for the consistency term."""
+"""Loads of a run without probes are stretched by this factor, as far as the configured range."""
 RATE, RATE_AGAIN = 4e-3, 1e-3
 """Learning rate of a new model and of one that is trained further."""
 
@@ -62,14 +62,16 @@ def fit(
     seconds: float | None = None,
     max_steps: int | None = None,
     start: Path | None = None,
+    expected: F64 | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """See `training.fit`."""
+    """See `training.fit`. expected: float64 [k, n_in], loads that a run may meet, for the consistency term."""
     begun = time.perf_counter()
     if not isinstance(problem, CellProblem):
         raise ConfigError(f"training: {problem.name!r} is not a periodic cell; only those can be trained")
     training, held = split(data, settings)
-    ranges = ranges_of(problem, settings, training, offline=seconds is None and max_steps is None)
+    stretch = STRETCH if expected is None else 1.0
+    ranges = ranges_of(problem, settings, training, offline=seconds is None and max_steps is None, stretch=stretch)
     model, sizes, parent = _model(problem, settings, ranges, start)
     if start is not None:
         known = np.asarray(artifact.read(start)[1].input_range)
@@ -78,7 +80,7 @@ def fit(
     rng = np.random.default_rng(settings.seed)
     structures = np.unique(training.structure)
     plan = _plan(settings, len(structures), seconds, max_steps, start is not None)
-    extra = consistency_data(model, problem, training, structures[: plan.consistent], ranges, settings.seed)
+    extra = consistency_data(model, problem, training, structures[: plan.consistent], ranges, settings.seed, expected)
     both = _together(training, extra)
     table = Table(model, both)
     if start is None:
@@ -134,10 +136,12 @@ def halves(held: Dataset) -> tuple[Dataset, Dataset]:
     return held.take_structures(structures[:first]), held.take_structures(structures[first:])
 
 
-def ranges_of(problem: CellProblem, settings: schema.Training, data: Dataset, offline: bool) -> F64:
+def ranges_of(
+    problem: CellProblem, settings: schema.Training, data: Dataset, offline: bool, stretch: float = STRETCH
+) -> F64:
     """Loads that the model is trained for, float64 [n_in, 2].
 
-    Offline: the configured range. In a run: the loads met so far, stretched about zero by `STRETCH` but not beyond the
+    Offline: the configured range. In a run: the loads met so far, stretched about zero but not beyond the
     configured range; conditions are not stretched.
     """
     configured = load_ranges(problem, settings) if settings.load_range else None
@@ -145,7 +149,7 @@ def ranges_of(problem: CellProblem, settings: schema.Training, data: Dataset, of
         return configured
     low, high = data.inputs.min(axis=0), data.inputs.max(axis=0)
     drive = problem.driving
-    low[drive], high[drive] = STRETCH * np.minimum(low[drive], 0.0), STRETCH * np.maximum(high[drive], 0.0)
+    low[drive], high[drive] = stretch * np.minimum(low[drive], 0.0), stretch * np.maximum(high[drive], 0.0)
     met = np.stack([low, high], axis=1)
     met[:, 1] += 1e-9 + 1e-3 * np.abs(met).max(axis=1)
     if configured is None:

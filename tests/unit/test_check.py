@@ -97,7 +97,7 @@ def test_no_script_is_for_solvers_that_connect_themselves(tmp_path: Path) -> Non
 def test_unknown_problem_ends_the_list(tmp_path: Path) -> None:
     found = findings(copy_case(tmp_path / "plate"), problem__name="compsite")
     assert wrong(found) == ["micro problem"]
-    assert "'compsite' is unknown; use one of ['composite', 'conduction']" in found["micro problem"].said
+    assert "'compsite' is unknown; use one of ['composite', 'conduction', 'opaque']" in found["micro problem"].said
     assert "model" not in found
 
 

@@ -125,7 +125,7 @@ def test_a_run_without_a_model_gets_its_first_one(tmp_path: Path, monkeypatch: p
     first = window_of(made, 0)
     assert isinstance(first, Toy) and first.version == 1 and first.path == tmp_path / "models" / "v001.pt"
     assert first.points is POINTS  # ready for the run's own points
-    assert fit.given == [{"seconds": 7.0, "max_steps": 33, "start": None}]
+    assert fit.given == [{"seconds": 7.0, "max_steps": 33, "start": None, "expected": None}]
     entry = history(tmp_path)[0]
     assert (entry["window"], entry["decision"], entry["before"]) == (0, "promoted", None)
     assert entry["after"]["surrogate_coarse"]["p50"] == pytest.approx(0.005)

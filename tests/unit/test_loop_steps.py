@@ -97,6 +97,9 @@ class Observer:
     def observe(self, window: int, inputs: F64, answer: FineAnswer) -> None:
         self.seen += len(answer.rows)
 
+    def ask(self, window: int, current: Any, inputs: F64, source: Any) -> tuple[()]:
+        return ()
+
     def propose(self, window: int, current: Any) -> None:
         self.proposed.append(window)
 

@@ -14,9 +14,8 @@ from neuroscale_couple.gate import make_gate
 from neuroscale_couple.loop import Loop, Parts
 from neuroscale_couple.memory import Memory
 from neuroscale_couple.physics import make_problem
-from neuroscale_couple.physics.opaque import OpaqueProblem
-from neuroscale_couple.reasons import Source
-from neuroscale_couple.values import F64, I64, Batch, FieldSpec, FineAnswer, Points, Reply
+from neuroscale_couple.physics.opaque import MEMORIES, OpaqueProblem
+from neuroscale_couple.values import F64, I64, Batch, FieldSpec, FineAnswer, Points
 
 INPUTS = (FieldSpec("strain", ("x", "y"), "1"),)
 OUTPUTS = (FieldSpec("stress", ("x", "y"), "Pa"), FieldSpec("damage", ("",), "1"))
@@ -29,11 +28,6 @@ def problem(**changes: Any) -> OpaqueProblem:
 
 def batch(inputs: F64, dt: float = 0.5, window: int = 0) -> Batch:
     return Batch(window, 0, window * dt, dt, inputs)
-
-
-def reply(outputs: F64, source: Source = Source.FINE) -> Reply:
-    n = len(outputs)
-    return Reply(outputs, np.empty((n, 3, 0)), np.full(n, source, np.uint8), np.zeros(n, np.uint8), np.zeros(n))
 
 
 class Adding(FineSolver):
@@ -64,11 +58,11 @@ class Adding(FineSolver):
         pass
 
 
-def test_the_question_has_what_was_last_asked_and_answered() -> None:
-    assert problem().question.columns == (
-        "strain.x", "strain.y", "dt", "last strain.x", "last strain.y",
-        "last stress.x", "last stress.y", "last damage", "doubt",
-    )  # fmt: skip
+def test_the_question_has_the_inputs_and_how_they_have_changed_lately() -> None:
+    question = problem().question
+    assert question.columns[:2] == ("strain.x", "strain.y")
+    assert question.columns[2:4] == ("change of strain in 1.5 steps.x", "change of strain in 1.5 steps.y")
+    assert question.size == 2 * (1 + len(MEMORIES))
     assert problem(history=False).question.columns == ("strain.x", "strain.y")
 
 
@@ -84,10 +78,8 @@ def test_config_describes_an_opaque_problem() -> None:
     assert made.output_floor() == 0.5 and not made.remembers and not made.has_tangent
 
 
-def test_a_field_may_not_take_a_name_of_the_question() -> None:
-    with pytest.raises(ConfigError, match=r"problem\.inputs: 'dt' is a name of the question"):
-        OpaqueProblem((FieldSpec("dt", ("",), "s"),), OUTPUTS)
-    with pytest.raises(ConfigError, match="a name appears twice"):
+def test_a_name_that_appears_twice_and_a_wrong_number_of_floors_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"problem\.inputs: a name appears twice"):
         OpaqueProblem((*INPUTS, *INPUTS), OUTPUTS)
     with pytest.raises(ConfigError, match="as many floors"):
         problem(floors=[1.0])
@@ -100,27 +92,44 @@ def test_the_error_is_that_of_the_worst_field() -> None:
     np.testing.assert_allclose(made.relative_error(got, truth), [0.2, 0.5])
 
 
-def test_memory_follows_time_steps_and_goes_back() -> None:
+def test_memories_fade_with_their_lengths_and_go_back() -> None:
     memory = Memory(problem(), N)
-    inputs, outputs = np.ones((N, 2)), np.full((N, 3), 7.0)
-    assert np.isnan(memory.question(batch(inputs))[:, 3:]).all()
-    memory.step(batch(inputs), reply(outputs), np.ones(N))
+    one = np.ones((N, 2))
+    np.testing.assert_array_equal(memory.question(batch(one)), np.hstack([one, np.zeros((N, 8))]))
+    memory.step(batch(one))
     memory.commit()
-    first = memory.question(batch(2.0 * inputs))
-    np.testing.assert_array_equal(first[0], [2, 2, 0.5, 1, 1, 7, 7, 7, 0])
-    memory.step(batch(2.0 * inputs), reply(outputs, Source.SURROGATE_COARSE), np.full(N, 0.25))
-    assert memory.question(batch(inputs))[0, -1] == 0.25  # the doubt of a surrogate's answer
+    expected = [2.0 - (1.0 + (1.0 - np.exp(-1.0 / tau))) for tau in MEMORIES]  # the input has jumped from 1 to 2
+    first = memory.question(batch(2.0 * one))
+    np.testing.assert_allclose(first[0, 2::2], expected)
+    half = memory.question(batch(2.0 * one, dt=0.25))  # half a step fades less
+    assert (half[0, 2:] > first[0, 2:]).all()
+    memory.step(batch(2.0 * one))
+    memory.step(batch(2.0 * one))
+    assert (memory.question(batch(2.0 * one))[0, 2:] < first[0, 2:]).all()
     memory.rewind()
-    np.testing.assert_array_equal(memory.question(batch(2.0 * inputs)), first)
+    np.testing.assert_array_equal(memory.question(batch(2.0 * one)), first)
     other = Memory(problem(), N)
     other.set_state(memory.get_state())
-    np.testing.assert_array_equal(other.question(batch(2.0 * inputs)), first)
+    np.testing.assert_array_equal(other.question(batch(2.0 * one)), first)
+
+
+def test_two_half_steps_fade_like_a_whole_one() -> None:
+    whole, halves = Memory(problem(), 1), Memory(problem(), 1)
+    for memory in (whole, halves):
+        memory.step(batch(np.zeros((1, 2))))
+        memory.commit()
+    whole.step(batch(np.ones((1, 2))))
+    for _ in range(2):
+        halves.step(batch(np.ones((1, 2)), dt=0.25))
+    np.testing.assert_allclose(
+        whole.question(batch(np.ones((1, 2)))), halves.question(batch(np.ones((1, 2)))), atol=1e-15
+    )
 
 
 def test_memory_of_a_problem_without_history_is_nothing() -> None:
     memory = Memory(problem(history=False), N)
     inputs = np.ones((N, 2))
-    memory.step(batch(inputs), reply(np.ones((N, 3))), np.ones(N))
+    memory.step(batch(inputs))
     assert memory.question(one := batch(inputs)) is one.inputs
     assert memory.get_state() == {}
 
@@ -138,9 +147,5 @@ def test_the_loop_answers_without_a_tangent(stages: tuple[str, ...]) -> None:
     assert answer.tangent.shape == (N, 3, 0)
     np.testing.assert_array_equal(answer.outputs[:, 2], inputs.sum(axis=1))
     loop.commit()
-    np.testing.assert_array_equal(loop.memory.question(batch(inputs, window=1))[:, 3:8], answer_row(inputs))
+    np.testing.assert_array_equal(loop.memory.question(batch(inputs, window=1))[:, 2:], np.zeros((N, 8)))
     assert fine.solves == N
-
-
-def answer_row(inputs: F64) -> F64:
-    return np.column_stack([inputs, inputs, inputs.sum(axis=1)])

@@ -1,0 +1,156 @@
+"""The surrogate of an opaque micro problem: one rung, no tangent, float64, on the CPU.
+
+Where the micro problem remembers, what was answered long ago says little: a few points lead, are solved by the fine
+solver in every window, and the others are answered from them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neuroscale_couple.errors import ArtifactError
+from neuroscale_couple.operator.kriging import cover
+from neuroscale_couple.physics.opaque import OpaqueProblem
+from neuroscale_couple.reasons import Source
+from neuroscale_couple.surrogate import artifact
+from neuroscale_couple.surrogate.base import Surrogate
+from neuroscale_couple.values import F64, I64, Bool, Points, Prediction
+
+CHUNK = 2048
+"""Questions answered at a time: what fits the processor's cache."""
+MOST = 400
+"""Leaders of a rank at most; the work of choosing them grows with their square."""
+LEAST = 20
+"""Leaders of a rank at least: fewer say nothing about how answers vary."""
+SHARE = 0.7
+"""Leaders are chosen so that scores stay below this share of the largest accepted one."""
+FRESH = 1.5
+"""How much further from the leaders another point must be than one that needs not be brought up to date."""
+
+
+class OpaqueSurrogate(Surrogate):
+    """Answers questions of an opaque micro problem on the coarse rung.
+
+    The floors that the artifact was fitted with become those of the problem where it has none yet, so that errors are
+    measured alike from the first surrogate of a run to the last.
+    path, sha256: of the artifact; version: set by whoever promotes it; leaders: int64, rows of this rank
+    """
+
+    def __init__(self, path: Path, problem: OpaqueProblem) -> None:
+        self.path = Path(path)
+        content, self.card, self.sha256 = artifact.read(self.path)
+        artifact.check_problem(self.path, self.card, problem.signature)
+        self.version = 0
+        self.leaders: I64 = np.zeros(0, dtype=np.int64)
+        self._problem = problem
+        self._led: tuple[I64, F64, F64] | None = None  # rows, questions and outputs of the leaders
+        try:
+            self._module = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
+        except RuntimeError as cause:
+            raise ArtifactError(
+                f"{path}: torch {torch.__version__} cannot load it ({cause}); train it again"
+            ) from cause
+        self._given = self._module.stored()
+        problem.take_floors(np.asarray(self.card.domain["floors"], dtype=np.float64))
+
+    @property
+    def rungs(self) -> tuple[Source, ...]:
+        """The coarse rung alone: there are no fields."""
+        return (Source.SURROGATE_COARSE,)
+
+    def attach(self, points: Points) -> None:
+        """Nothing is kept of the points: what distinguishes them is hidden in the simulations."""
+
+    @torch.inference_mode()
+    def predict(self, rung: Source, rows: I64, inputs: F64) -> Prediction:
+        """Answer questions float64 [m, q]; NaN in, NaN out, in that row alone."""
+        n_out, q = self._problem.outputs.size, self._problem.question.size
+        if rung is not Source.SURROGATE_COARSE:
+            raise ValueError(f"{self.path}: has no rung {rung.name.lower()}")
+        if inputs.shape != (len(rows), q):
+            raise ValueError(f"surrogate: got questions of shape {inputs.shape}, expected {(len(rows), q)}")
+        outputs, score = np.empty((len(rows), n_out)), np.empty(len(rows))
+        question = torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float64))
+        for start in range(0, len(rows), CHUNK):
+            part = slice(start, start + CHUNK)
+            answer, deviation = self._module.answer(question[part], self._given)
+            outputs[part], score[part] = answer.numpy(), deviation.numpy()
+        return Prediction(rows, outputs, np.empty((len(rows), n_out, 0)), score)
+
+    def fields(self, rows: I64, inputs: F64) -> None:
+        """None: there are no fields."""
+        return None
+
+    # -- leaders
+
+    @torch.inference_mode()
+    def lead(self, question: F64, fresh: Bool, limit: float) -> I64:
+        """See `Surrogate.lead`; those of the last window, and as many more as the scores need."""
+        if not self._problem.remembers or not len(question):
+            return np.zeros(0, dtype=np.int64)
+        if not limit > 0.0 or not np.isfinite(question).all():
+            return np.zeros(0, dtype=np.int64)  # nothing would be accepted
+        asked = torch.from_numpy(np.ascontiguousarray(question))
+        outputs, _ = self._module.answer(asked, self._given)
+        size = self._module.relative(outputs, self._given.amplitude)
+        prefer = torch.from_numpy(np.where(fresh, FRESH, 1.0))
+        first = torch.from_numpy(self.leaders)
+        z = self._module.place(asked)
+        self.leaders = np.asarray(cover(z, first, size, prefer, SHARE * limit, min(LEAST, len(z)), MOST).numpy())
+        return self.leaders
+
+    @torch.inference_mode()
+    def condition(self, rows: I64, question: F64, outputs: F64) -> None:
+        """See `Surrogate.condition`."""
+        if not len(rows):
+            return
+        self._led = (rows, question.copy(), outputs.copy())
+        self._given = self._module.condition(*(torch.from_numpy(values) for values in self._led[1:]))
+
+    @torch.inference_mode()
+    def evidence(self, rows: I64, question: F64, outputs: F64) -> tuple[F64, Bool]:
+        """Score and error, float64 [m, 2], of answers to questions whose fine answer is known now.
+
+        A leader's answer is the one from the other leaders. Returns also which rows led, bool [m].
+        """
+        prediction = self.predict(Source.SURROGATE_COARSE, rows, question)
+        answer, score = prediction.outputs, prediction.score
+        led = np.isin(rows, self._led[0]) if self._led is not None else np.zeros(len(rows), dtype=np.bool_)
+        if self._led is not None and led.any():
+            at = np.searchsorted(self._led[0], rows[led])
+            left_out: tuple[Tensor, Tensor] = self._module.left_out(self._given)
+            answer[led], score[led] = left_out[0].numpy()[at], left_out[1].numpy()[at]
+        return np.column_stack([score, self._problem.relative_error(answer, outputs)]), led
+
+    @torch.inference_mode()
+    def cross_validate(self, question: F64, outputs: F64) -> F64:
+        """Score and error, float64 [m, 2], of each of these answers from some of the others, at most `MOST`."""
+        rows = np.linspace(0, len(question) - 1, min(MOST, len(question))).astype(np.int64)
+        given = self._module.condition(torch.from_numpy(question[rows]), torch.from_numpy(outputs[rows]))
+        answer, score = self._module.left_out(given)
+        return np.column_stack([score.numpy(), self._problem.relative_error(answer.numpy(), outputs[rows])])
+
+    def inherit(self, before: Surrogate | None) -> None:
+        """See `Surrogate.inherit`."""
+        if isinstance(before, OpaqueSurrogate):
+            self.leaders = before.leaders
+            if before._led is not None:
+                self.condition(*before._led)
+
+    def get_state(self) -> Mapping[str, Any]:
+        """The leaders with their last questions and answers."""
+        rows, question, outputs = self._led or (np.zeros(0, dtype=np.int64), np.zeros((0, 0)), np.zeros((0, 0)))
+        return {"leaders": self.leaders, "led": rows, "led_question": question, "led_outputs": outputs}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `get_state` gave."""
+        if state:
+            self.leaders = np.asarray(state["leaders"], dtype=np.int64)
+            self.condition(*(np.asarray(state[name]) for name in ("led", "led_question", "led_outputs")))
