@@ -227,6 +227,7 @@ def preload() -> float:
 
 def finish(loaded: Loaded, label: str, reused: bool | None) -> None:
     """Write summary and report; reused: None if there was no fine-only run to compare with."""
+    from neuroscale_couple.evaluation import expected
     from neuroscale_couple.evaluation.report import write_report
     from neuroscale_couple.evaluation.summary import summarise, table
 
@@ -235,9 +236,13 @@ def finish(loaded: Loaded, label: str, reused: bool | None) -> None:
     gate = loaded.config.neuroscale.gate.model_dump()
     summary = summarise(folder, gate, reference, bool(reused))
     target = folder.parent if label == "run" else folder
+    promised, said = expected.hold(loaded.folder / expected.FILE, summary, reference) if label == "run" else ([], "")
+    if promised:
+        summary["expected"] = expected.as_dict(promised)
     (target / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     console.print(table(summary, f"{loaded.case}, {label}"))
     report = write_report(target, folder, reference, summary, loaded)
+    say(*(escape(str(line)) for line in promised), *([said] if said else []))
     say(f"summary: {target / 'summary.json'}", f"report:  {report}")
 
 

@@ -22,6 +22,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 ROOT = Path(__file__).parents[2]
 RUN = [sys.executable, "-m", "neuroscale_couple.cli", "run"]
 
+PROMISES = """
+size = {points = 32, windows = 3}
+[gated]
+displacement_l2 = 0.3
+reaction_force = 0.3
+share_above_tolerance = 0.2
+more_newton_iterations_per_step = 1
+speedup = 1e9
+"""
+
 
 def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -32,6 +42,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of `run --compare` of the tiny case."""
     folder = tmp_path_factory.mktemp("compared")
     config = copy_case(folder / "plate")
+    config.with_name("expected.toml").write_text(PROMISES)
     assert main(["run", str(config), "--compare", "--out", str(folder), *options()]) == 0
     return folder / "plate"
 
@@ -60,6 +71,13 @@ def test_summary_is_that_of_the_issue(compared: Path) -> None:
     assert summary["speedup"] == pytest.approx(summary["fine_only_wall_s"] / summary["wall_s"]["total"])
     newton = summary["newton_iterations"]
     assert all(ours <= alone + 1 for ours, alone in zip(newton["run"], newton["fine_only"], strict=True))
+
+
+def test_promises_of_the_case_are_in_the_summary(compared: Path) -> None:
+    held = json.loads((compared / "summary.json").read_text())["expected"]
+    assert held["met"] is True
+    assert [line["met"] for line in held["lines"] if not line["timing"]] == [True] * 4
+    assert [line["what"] for line in held["lines"] if not line["met"]] == ["speed-up"]
 
 
 def test_results_are_all_there(compared: Path) -> None:

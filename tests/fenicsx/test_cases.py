@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 
 from neuroscale_couple.cli import FINE_ONLY, main
 from neuroscale_couple.config.load import load
+from neuroscale_couple.evaluation.expected import gated, read
 from neuroscale_couple.ledger import read_table
 from tests.killing import killed_after
 from tests.mpi.launch import environment, mpirun
@@ -33,7 +33,7 @@ FIRST = {
 
 
 def expected(case: Path) -> dict[str, Any]:
-    return tomllib.loads((case / "expected.toml").read_text())
+    return read(case / "expected.toml")
 
 
 def sets(values: dict[str, Any]) -> list[str]:
@@ -87,26 +87,22 @@ def largest(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).max() / np.abs(b).max())
 
 
-def hold(summary: dict[str, Any], case: Path, keys: tuple[str, ...]) -> None:
-    """A compared run against `expected.toml`."""
-    gated = expected(case)["gated"]
-    for key in keys:
-        assert summary["macro_error"][key] <= gated[key], key
+def hold(summary: dict[str, Any], case: Path) -> None:
+    """A compared run against the limits of `expected.toml`."""
+    missed = [str(line) for line in gated(expected(case)["gated"], summary) if not line.met]
+    assert not missed, missed
     assert summary["audit"]["n"] > 0
-    assert summary["audit"]["share_above_tolerance"] <= gated["share_above_tolerance"]
     asked = sum(summary["answered"][name] for name in ("surrogate_coarse", "surrogate_fine", "fine"))
     assert asked == summary["points"] * summary["iterations"]
     assert summary["answered"]["fine"] < 0.5 * asked
-    more = gated["more_newton_iterations_per_step"]
-    newton = summary["newton_iterations"]
-    assert all(ours <= alone + more for ours, alone in zip(newton["run"], newton["fine_only"], strict=True))
 
 
 def test_readme_of_the_two_scale_heat_case(tmp_path: Path) -> None:
     check, compare, beside = execute_readme(HEAT, tmp_path)
     assert "all good" in check.output
     assert (compare.summary["points"], compare.summary["windows"]) == (24, 8)
-    hold(compare.summary, HEAT, ("temperature_l2", "heat_flow"))
+    hold(compare.summary, HEAT)
+    assert "expected.toml: not compared, it is for 768 points, this run has 24" in compare.output
     for name in ("temperature_rise", "heat_flow"):
         assert largest(beside.results[name], compare.results[name]) < 1e-6
     assert (tmp_path / HEAT.name / "runs" / HEAT.name / "report.html").is_file()
@@ -118,8 +114,8 @@ def test_readme_of_cooks_membrane(tmp_path: Path) -> None:
     assert not alone.summary, "a fine-only run is compared later"
     assert gated.summary["macro_error"] is None
     assert (report.summary["points"], report.summary["windows"]) == (48, 8)
-    hold(report.summary, COOK, ("displacement_l2",))
-    hold(serial.summary, COOK, ("displacement_l2",))
+    hold(report.summary, COOK)
+    hold(serial.summary, COOK)
     load_at_end = load(COOK / "neuroscale.yaml").config.neuroscale.settings["load"]
     for line in (gated, serial):
         assert line.results["reaction_force"][-1] == pytest.approx([0.0, -load_at_end], abs=1e-5)
