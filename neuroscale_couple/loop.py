@@ -184,10 +184,11 @@ class Loop:
         usable = answered & np.isfinite(reply.outputs[failed]).all(axis=1)
         if self.parts.on_failure == "stop" or not usable.all():
             kept = "" if self.parts.on_failure == "stop" else " and no surrogate answer can be kept for it"
+            load = self.inputs.text(batch.inputs[row])
             where = f"point {self.points.ids[row]} ({len(failed)} point(s) in all){kept}"
             raise FineSolverError(
                 f"window {batch.window}, iteration {batch.iteration}: the fine solver did not converge at {where}; "
-                f"load: {self.inputs.text(batch.inputs[row])}; {self.parts.fine.diagnosis(row)}. {self.parts.fine.advice}"
+                f"load: {load}; {self.parts.fine.diagnosis(row)}. {self.parts.fine.advice}"
             )
         reply.reason[failed] = Reason.NOT_CONVERGED
         return answer.take(np.flatnonzero(answer.converged))
