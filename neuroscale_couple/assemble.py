@@ -110,14 +110,19 @@ def serve_socket(config: str | Path, path: Path, ranks: int = 0, seconds: float 
     path: the socket, made here; ranks: of the solver, 0: as the first one says; seconds: to wait for them, None: ever
     Raises: ConfigError and what the service raises, after the solver was told; PeerError if the solver died
     """
-    from neuroscale_couple.config.load import load
     from neuroscale_couple.transport.socket_server import serve_one_run
 
-    def prepare() -> tuple[Path, str, Any]:
-        loaded = load(Path(config), run_options.overrides)
-        return loaded.path, loaded.digest, factory_for(loaded)
+    serve_one_run(path, ranks, seconds, lambda: _prepared(config))
 
-    serve_one_run(path, ranks, seconds, prepare)
+
+def serve_client(config: str | Path) -> None:
+    """Be the service that the ranks of a solver spawned by MPI (channel `mpi` of the client), until they finish.
+
+    Raises: as `serve_socket`
+    """
+    from neuroscale_couple.transport.spawned import serve_parent
+
+    serve_parent(lambda: _prepared(config))
 
 
 def service_inside(config: str | Path, keys: Sequence[str] = (), resume: bool = False) -> InsideService:
@@ -125,7 +130,7 @@ def service_inside(config: str | Path, keys: Sequence[str] = (), resume: bool = 
 
     keys: KEY=VALUE that replace those of the configuration
     """
-    from neuroscale_couple.config.load import load, parse_value
+    from neuroscale_couple.config.load import parse_value
     from neuroscale_couple.transport.inside import InsideService
 
     given = {key.strip(): parse_value(value) for key, _, value in (text.partition("=") for text in keys)}
@@ -134,10 +139,17 @@ def service_inside(config: str | Path, keys: Sequence[str] = (), resume: bool = 
     def prepare() -> tuple[Path, str, Any]:
         global run_options
         run_options = options
-        loaded = load(Path(config), options.overrides)
-        return loaded.path, loaded.digest, factory_for(loaded)
+        return _prepared(config)
 
     return InsideService(prepare)
+
+
+def _prepared(config: str | Path) -> tuple[Path, str, Any]:
+    """Configuration, its hash and the factory of its service."""
+    from neuroscale_couple.config.load import load
+
+    loaded = load(Path(config), run_options.overrides)
+    return loaded.path, loaded.digest, factory_for(loaded)
 
 
 def service_options() -> list[str]:
@@ -256,7 +268,9 @@ def _parts(loaded: Loaded, problem: MicroProblem, points: Points, folder: Path, 
         surrogate=model,
         corrections=make_corrections(config.correction, problem, comm),
         learner=make_learner(config.learning, config.training, problem, folder, comm, config.gate),
-        ledger=Ledger(folder, comm, config.gate.tolerance, problem.outputs.columns, fields),
+        ledger=Ledger(
+            folder, comm, config.gate.tolerance, problem.outputs.columns, fields, sync=config.output.checkpoint
+        ),
         checkpoint=Checkpoint(folder / "checkpoint", comm, digest=loaded.digest) if config.output.checkpoint else None,
         on_failure=config.fine.on_failure,
     )

@@ -83,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--macro", action="store_true", help="with `transport: precice`: be the macro solver's side")
     serve = add("serve", serve_command, "be the service of `transport: mpi` or `socket`", "CASE.yaml")
     serve.add_argument("--socket", metavar="PATH", type=Path, help="wait for the solver at a socket of this node")
+    serve.add_argument("--client", action="store_true", help="serve the client (csrc/client) that spawned this by MPI")
     serve.add_argument("--ranks", metavar="N", type=int, default=0, help="ranks of the solver that come to the socket")
     serve.add_argument("--wait", metavar="SECONDS", type=float, help="for the solver to come; without it, for ever")
     serve.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
@@ -281,6 +282,8 @@ def serve_command(args: argparse.Namespace) -> int:
     assemble.run_options = assemble.RunOptions(overrides, args.resume, args.label or label)
     if args.socket is not None:
         assemble.serve_socket(args.target, args.socket, args.ranks, args.wait)
+    elif args.client:
+        assemble.serve_client(args.target)
     else:
         assemble.serve(args.target)
     return 0

@@ -11,8 +11,6 @@ namespace neuroscale::client {
 
 namespace {
 
-constexpr std::size_t chunk = std::size_t{1} << 20; // checked while it is still in the cache
-
 /// Whether no float64 is NaN or infinite: their exponent bits are all set.
 bool all_finite(const unsigned char* bytes, std::size_t count) {
     constexpr std::uint64_t exponent = 0x7ff0000000000000U;
@@ -88,8 +86,8 @@ void Channel::receive_data(const Header& header, const std::vector<In>& blocks, 
                                               name_of(header.kind) + ", expected " + std::to_string(expected));
     for (const In& block : blocks) {
         auto* into = static_cast<unsigned char*>(block.data);
-        for (std::size_t at = 0; at < block.bytes; at += chunk) {
-            const std::size_t count = std::min(chunk, block.bytes - at);
+        for (std::size_t at = 0, count = 0; at < block.bytes; at += count) {
+            count = std::min(piece(), block.bytes - at);
             read(into + at, count, end);
             if (block.numbers != nullptr && !all_finite(into + at, count / 8))
                 throw Failure(NSC_ERROR_PROTOCOL, std::string("the service sent a number that is not finite in ") +
@@ -102,7 +100,7 @@ std::vector<double> Channel::receive_numbers(std::uint64_t count, Deadline end) 
     std::vector<double> numbers; // grows with what has come, not with what was promised
     while (numbers.size() < count) {
         const std::size_t at = numbers.size();
-        numbers.resize(at + std::min<std::uint64_t>(count - at, chunk / 8));
+        numbers.resize(at + std::min<std::uint64_t>(count - at, piece() / 8));
         read(numbers.data() + at, (numbers.size() - at) * 8, end);
     }
     return numbers;

@@ -60,6 +60,9 @@ public:
 protected:
     virtual void write(const std::vector<Out>& blocks, Deadline end) = 0;
     virtual void read(void* into, std::size_t bytes, Deadline end) = 0;
+
+    /// Data are read in pieces of this size, and checked while they are still in the cache.
+    virtual std::size_t piece() const noexcept { return std::size_t{1} << 20; }
 };
 
 /// Options with all defaults filled in, owning their texts.

@@ -191,6 +191,8 @@ nsc_status nsc_finish(nsc_session* session) {
 void nsc_close(nsc_session** session) {
     if (session == nullptr)
         return;
+    if (*session != nullptr && (*session)->broken == NSC_OK)
+        (*session)->session->say_goodbye();
     delete *session;
     *session = nullptr;
 }

@@ -267,6 +267,17 @@ void Session::finish() {
     stage_ = Stage::finished;
 }
 
+void Session::say_goodbye() noexcept {
+    if (stage_ == Stage::finished)
+        return;
+    try {
+        Writer text;
+        text.text("it left before nsc_finish");
+        channel_->send(Kind::fail, text, {}, after(1.0));
+    } catch (...) { // nobody is left to tell
+    }
+}
+
 const std::vector<double>& Session::kept(const char* name) const {
     const auto found = kept_.find(name == nullptr ? "" : name);
     if (found == kept_.end())

@@ -36,6 +36,9 @@ public:
     const std::vector<double>& kept(const char* name) const;
     void finish();
 
+    /// The solver goes without finishing: tell the service, if it still listens.
+    void say_goodbye() noexcept;
+
     bool usable() const noexcept { return stage_ == Stage::connected; }
     std::int64_t service_pid() const noexcept { return channel_->service_pid(); }
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from neuroscale_couple.errors import PeerError
 from neuroscale_couple.transport.base import ServiceFactory
-from neuroscale_couple.transport.frames import VERSION, Hello, Kind, Writer
-from neuroscale_couple.transport.socket_server import check_hello, refuse
+from neuroscale_couple.transport.frames import Hello, Kind
+from neuroscale_couple.transport.socket_server import prepare_for, refuse
 from neuroscale_couple.transport.stream_server import StreamServer
-from neuroscale_couple.transport.streams import MemoryStream, expect, send_message
+from neuroscale_couple.transport.streams import MemoryStream, expect
 
 
 class InsideService:
@@ -51,7 +51,4 @@ class InsideService:
             self._server.fail(PeerError("the solver left before it finished"))
 
     def _greet(self) -> ServiceFactory:
-        configuration, digest, factory = self._prepare()
-        check_hello(Hello.parse(expect(self._stream, Kind.HELLO)[1]), configuration, digest)
-        send_message(self._stream, Kind.WELCOME, Writer().put("I", VERSION).bytes())
-        return factory
+        return prepare_for([(self._stream, Hello.parse(expect(self._stream, Kind.HELLO)[1]))], self._prepare)

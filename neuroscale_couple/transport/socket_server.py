@@ -24,6 +24,8 @@ from neuroscale_couple.transport.frames import VERSION, Failure, Hello, Kind, Wr
 from neuroscale_couple.transport.stream_server import StreamServer
 from neuroscale_couple.transport.streams import SocketStream, Stream, expect, send_message
 
+Prepare = Callable[[], tuple[Path, str, ServiceFactory]]
+"""Reads the configuration: (its path, its hash, the factory of its service)."""
 LONGEST_PATH = 107
 """Bytes of a socket's path; the system takes no more."""
 GREETING = 10.0
@@ -132,29 +134,35 @@ def check_hello(hello: Hello, configuration: Path, digest: str) -> None:
         )
 
 
-def serve_one_run(
-    path: Path, ranks: int, seconds: float | None, prepare: Callable[[], tuple[Path, str, ServiceFactory]]
-) -> None:
+def prepare_for(joined: Sequence[tuple[Stream, Hello]], prepare: Prepare) -> ServiceFactory:
+    """Read the configuration and welcome all ranks; one that is wrong is an error on all of them.
+
+    Raises: what `prepare` raises, TransportError
+    """
+    try:
+        configuration, digest, factory = prepare()
+        for _, hello in joined:
+            check_hello(hello, configuration, digest)
+        for stream, _ in joined:
+            send_message(stream, Kind.WELCOME, Writer().put("I", VERSION).bytes())
+    except Exception as error:
+        for stream, _ in joined:
+            with suppress(TransportError):
+                refuse(stream, error)
+        raise
+    return factory
+
+
+def serve_one_run(path: Path, ranks: int, seconds: float | None, prepare: Prepare) -> None:
     """Wait for the ranks of a solver at a socket and serve them until they finish.
 
-    ranks, seconds: as for `Listener`; prepare: (configuration, its hash, factory), called once the solver is there,
-    so that it hears what is wrong with the configuration
+    ranks, seconds: as for `Listener`; prepare: called once the solver is there, so that it hears what is wrong
     Raises: what `prepare` and the service raise, after the solver was told; PeerError, TransportError
     """
     with Listener(path, ranks) as listener:
         joined = listener.accept(seconds)
     streams = [stream for stream, _ in joined]
-    try:
-        configuration, digest, factory = prepare()
-        for _, hello in joined:
-            check_hello(hello, configuration, digest)
-        for stream in streams:
-            send_message(stream, Kind.WELCOME, Writer().put("I", VERSION).bytes())
-    except Exception as error:
-        for stream in streams:
-            with suppress(TransportError):
-                refuse(stream, error)
-        raise
+    factory = prepare_for(joined, prepare)
     with Watch(streams):
         StreamServer(streams, factory).run()
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from neuroscale_couple.errors import NeuroscaleError, PeerError, TransportError
+from neuroscale_couple.errors import InputError, NeuroscaleError, PeerError, TransportError
 from neuroscale_couple.transport.frames import (
     HEADER,
     ArraySpec,
@@ -29,7 +29,7 @@ from neuroscale_couple.transport.frames import (
 )
 from neuroscale_couple.transport.stream_server import StreamServer
 from neuroscale_couple.transport.streams import MemoryStream, receive_message, send_message
-from neuroscale_couple.values import FieldSpec, Layout
+from neuroscale_couple.values import FieldSpec, Layout, Points
 from tests.contract.transport_contract import Echo, points
 
 NUMBERS = st.floats(allow_nan=False)
@@ -78,13 +78,21 @@ def talk() -> bytes:
 SOUND = talk()
 
 
+def careful(points: Points, comm: Any) -> Echo:
+    """A service that checks its parameters, as micro problems do."""
+    stiffness = points.parameters.get("stiffness")
+    if stiffness is None or stiffness.dtype != np.float64 or stiffness.ndim != 1:
+        raise InputError("the micro problem needs stiffness, float64 [n]")
+    return Echo(points, comm)
+
+
 def serve(raw: bytes) -> MemoryStream:
     """Let a service answer what a client says."""
     stream = MemoryStream()
     stream.received = [memoryview(bytearray(raw))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # wild numbers overflow in the echo
-        StreamServer([stream], Echo).run()
+        StreamServer([stream], careful).run()
     return stream
 
 

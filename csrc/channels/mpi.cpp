@@ -1,0 +1,201 @@
+// Channel `mpi`: the solver's ranks spawn the service and talk to it through an intercommunicator. The solver must run
+// under mpirun, also when it has one rank only: then a service that dies takes the job with it instead of hanging it.
+#include "../client/channel.h"
+#include "../client/failure.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <mpi.h>
+#include <thread>
+
+namespace neuroscale::client {
+
+namespace {
+
+constexpr int tag = 0;
+constexpr std::size_t largest_message = std::size_t{1} << 30; // larger blocks are cut, the same on both sides
+
+void check(int code, const char* what) {
+    if (code == MPI_SUCCESS)
+        return;
+    std::array<char, MPI_MAX_ERROR_STRING> text{};
+    int length = 0;
+    MPI_Error_string(code, text.data(), &length);
+    throw Failure(NSC_ERROR_CHANNEL, std::string("channel mpi: ") + what + ": " + text.data());
+}
+
+/// Spin for a moment, then sleep a tenth of the time waited: a waiting rank must not keep a core from the service.
+class IdleWait {
+public:
+    explicit IdleWait(Deadline end) : end_(end) {}
+    void operator()() {
+        using namespace std::chrono_literals;
+        const auto now = std::chrono::steady_clock::now();
+        if (now >= end_)
+            throw Failure(NSC_ERROR_TIMEOUT, "the service gave no answer in time; raise options.timeout if it needs "
+                                             "longer");
+        const auto waited = now - start_;
+        if (waited > 20us)
+            std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(1ms, waited / 10));
+    }
+
+private:
+    Deadline end_;
+    Deadline start_ = std::chrono::steady_clock::now();
+};
+
+MPI_Comm duplicate_of(const Options& options) {
+    int started = 0;
+    int ended = 0;
+    MPI_Initialized(&started);
+    MPI_Finalized(&ended);
+    if (started == 0 || ended != 0)
+        throw Failure(NSC_ERROR_CHANNEL, "channel mpi: MPI is not running in this solver: start it by mpirun, with its "
+                                         "option for parallel runs, or use channel socket");
+    const MPI_Comm given = options.has_mpi_comm ? MPI_Comm_f2c(options.mpi_comm) : MPI_COMM_WORLD;
+    MPI_Comm own = MPI_COMM_NULL;
+    check(MPI_Comm_dup(given, &own), "duplicating the communicator");
+    MPI_Comm_set_errhandler(own, MPI_ERRORS_RETURN);
+    return own;
+}
+
+MPI_Comm spawn(MPI_Comm own, const Options& options) {
+    const char* given = std::getenv("NEUROSCALE_COUPLE");
+    const std::string program = !options.command.empty()             ? options.command
+                                : given != nullptr && *given != '\0' ? given
+                                                                     : "neuroscale-couple";
+    std::vector<std::string> arguments{"serve", options.configuration, "--client"};
+    for (const std::string& key : options.set) {
+        arguments.emplace_back("--set");
+        arguments.push_back(key);
+    }
+    if (options.resume)
+        arguments.emplace_back("--resume");
+    std::vector<char*> pointers;
+    for (std::string& argument : arguments)
+        pointers.push_back(argument.data());
+    pointers.push_back(nullptr);
+    MPI_Info info = MPI_INFO_NULL;
+    MPI_Info_create(&info);
+    MPI_Info_set(info, "bind_to", "none");
+    MPI_Comm service = MPI_COMM_NULL;
+    int why = MPI_SUCCESS;
+    const int code = MPI_Comm_spawn(program.c_str(), pointers.data(), 1, info, 0, own, &service, &why);
+    MPI_Info_free(&info);
+    check(code, ("spawning " + program + " (set NEUROSCALE_COUPLE to its path, and leave a slot for it)").c_str());
+    return service;
+}
+
+class MpiChannel final : public Channel {
+public:
+    explicit MpiChannel(const Options& options) : own_(duplicate_of(options)) {
+        int rank = 0;
+        int ranks = 1;
+        MPI_Comm_rank(own_, &rank);
+        MPI_Comm_size(own_, &ranks);
+        if (rank != options.rank || ranks != options.ranks) {
+            MPI_Comm_free(&own_);
+            throw Failure(NSC_ERROR_ARGUMENT, "channel mpi: options say rank " + std::to_string(options.rank) + " of " +
+                                                  std::to_string(options.ranks) + ", the communicator rank " +
+                                                  std::to_string(rank) + " of " + std::to_string(ranks));
+        }
+        try {
+            service_ = spawn(own_, options);
+        } catch (...) {
+            MPI_Comm_free(&own_);
+            throw;
+        }
+        MPI_Comm_set_errhandler(service_, MPI_ERRORS_RETURN);
+    }
+
+    ~MpiChannel() override { leave(false); }
+
+    /// Disconnecting is collective over both sides: only when both end in order.
+    void leave(bool finished) noexcept override {
+        if (finished && service_ != MPI_COMM_NULL) {
+            MPI_Comm_disconnect(&service_);
+            MPI_Comm_free(&own_);
+        }
+        service_ = MPI_COMM_NULL;
+    }
+
+protected:
+    void write(const std::vector<Out>& blocks, Deadline end) override {
+        std::vector<MPI_Request> requests;
+        for (const Out& block : blocks) {
+            const char* data = static_cast<const char*>(block.data);
+            for (std::size_t at = 0; at < block.bytes; at += largest_message) {
+                const int count = static_cast<int>(std::min(largest_message, block.bytes - at));
+                requests.push_back(MPI_REQUEST_NULL);
+                check(MPI_Isend(data + at, count, MPI_BYTE, 0, tag, service_, &requests.back()), "sending");
+            }
+        }
+        IdleWait wait(end);
+        for (;;) {
+            int done = 0;
+            check(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE),
+                  "sending");
+            if (done != 0)
+                return;
+            wait();
+        }
+    }
+
+    void read(void* into, std::size_t bytes, Deadline end) override {
+        auto* at = static_cast<unsigned char*>(into);
+        while (bytes > 0) {
+            std::size_t count = rest_.size() - used_;
+            if (count == 0) {
+                count = receive(at, bytes, end);
+            } else {
+                count = std::min(count, bytes);
+                std::memcpy(at, rest_.data() + used_, count);
+                used_ += count;
+            }
+            at += count;
+            bytes -= count;
+        }
+    }
+
+    std::size_t piece() const noexcept override { return std::numeric_limits<std::size_t>::max(); }
+
+private:
+    /// Receive the next message where it belongs, or aside if it is longer; bytes that came where they belong.
+    std::size_t receive(unsigned char* into, std::size_t room, Deadline end) {
+        MPI_Message message = MPI_MESSAGE_NULL;
+        MPI_Status status;
+        IdleWait wait(end);
+        for (int there = 0;;) {
+            check(MPI_Improbe(0, tag, service_, &there, &message, &status), "receiving");
+            if (there != 0)
+                break;
+            wait();
+        }
+        int count = 0;
+        MPI_Get_count(&status, MPI_BYTE, &count);
+        const bool fits = static_cast<std::size_t>(count) <= room;
+        if (!fits) {
+            rest_.resize(static_cast<std::size_t>(count));
+            used_ = 0;
+        }
+        check(MPI_Mrecv(fits ? into : rest_.data(), count, MPI_BYTE, &message, &status), "receiving");
+        return fits ? static_cast<std::size_t>(count) : 0;
+    }
+
+    MPI_Comm own_;
+    MPI_Comm service_ = MPI_COMM_NULL;
+    std::vector<unsigned char> rest_;
+    std::size_t used_ = 0;
+};
+
+} // namespace
+
+} // namespace neuroscale::client
+
+extern "C" __attribute__((visibility("default"))) neuroscale::client::Channel*
+nsc_open_channel_1(const neuroscale::client::Options& options) {
+    return new neuroscale::client::MpiChannel(options);
+}

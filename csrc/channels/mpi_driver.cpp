@@ -1,0 +1,73 @@
+// A solver with MPI for the tests: heat conduction at six points, dealt to its ranks; rank 0 prints all answers.
+// Usage: client_mpi_driver CONFIGURATION [nan | leave]
+#include <neuroscale/client.hpp>
+
+#include <cmath>
+#include <cstdio>
+#include <mpi.h>
+
+namespace {
+
+void run(const char* configuration, const std::string& character) {
+    int rank = 0;
+    int ranks = 1;
+    MPI_Comm mine = MPI_COMM_NULL;
+    MPI_Comm_dup(MPI_COMM_WORLD, &mine);
+    MPI_Comm_rank(mine, &rank);
+    MPI_Comm_size(mine, &ranks);
+    nsc_options options = nsc_default_options();
+    options.rank = rank;
+    options.ranks = ranks;
+    options.mpi_comm = MPI_Comm_c2f(mine);
+    options.has_mpi_comm = 1;
+    neuroscale::Session s(configuration, "mpi", options);
+    constexpr std::size_t all = 6;
+    std::vector<std::int64_t> ids;
+    std::vector<double> gradient, temperature;
+    for (std::size_t i = static_cast<std::size_t>(rank); i < all; i += static_cast<std::size_t>(ranks)) {
+        ids.push_back(static_cast<std::int64_t>(all - i)); // descending: the service orders them
+        gradient.insert(gradient.end(), {1.0 + static_cast<double>(i), -0.5});
+        temperature.push_back(300.0);
+    }
+    const std::vector<double> xy(2 * ids.size());
+    std::vector<double> flux(2 * ids.size());
+    s.points(ids.size(), ids.data(), 2, xy.data());
+    s.input("gradient", {"x", "y"}, "K/m");
+    s.input("temperature", {""}, "K");
+    s.output("flux", {"x", "y"}, "W/m2");
+    s.connect();
+    if (character == "leave")
+        return;
+    std::array<double*, 1> places{flux.data()};
+    nsc_answer answer{sizeof(nsc_answer), places.data(), nullptr, nullptr, nullptr, nullptr, 0};
+    if (character == "nan" && rank == ranks - 1)
+        gradient[0] = std::nan("");
+    s.exchange(0.0, 0.1, 0, {gradient.data(), temperature.data()}, answer);
+    s.commit();
+    s.finish();
+    std::array<double, 2 * all> together{};
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+        together[2 * static_cast<std::size_t>(ids[i] - 1)] = flux[2 * i];
+        together[2 * static_cast<std::size_t>(ids[i] - 1) + 1] = flux[2 * i + 1];
+    }
+    std::array<double, 2 * all> sum{};
+    MPI_Reduce(together.data(), sum.data(), 2 * all, MPI_DOUBLE, MPI_SUM, 0, mine);
+    for (std::size_t i = 0; rank == 0 && i < all; ++i)
+        std::printf("%.17g %.17g\n", sum[2 * i], sum[2 * i + 1]);
+    MPI_Comm_free(&mine);
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+    MPI_Init(&argc, &argv);
+    try {
+        run(argv[1], argc > 2 ? argv[2] : "");
+    } catch (const neuroscale::ClientError& error) {
+        std::printf("%d %s\n", error.status(), error.what());
+        std::fflush(stdout);
+        MPI_Abort(MPI_COMM_WORLD, 1);
+    }
+    MPI_Finalize();
+    return 0;
+}

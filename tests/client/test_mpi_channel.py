@@ -1,0 +1,91 @@
+"""Channel `mpi`: the solver's ranks spawn the service; with the MPI that the client was built with."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.client.conftest import FOLDER, Programs
+from tests.client.test_channels import flux_of, surroundings, write_case
+from tests.mpi.launch import environment
+
+WHICH = "from mpi4py import MPI; print(MPI.get_vendor()[0])"
+
+
+@pytest.fixture(scope="module")
+def job(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]]:
+    """The mpirun of the client's MPI and an environment in which mpi4py uses it too; skips where there is none."""
+    programs.need("mpi")
+    lines = (FOLDER / "CMakeCache.txt").read_text().splitlines()
+    launcher = next(line.partition("=")[2] for line in lines if line.startswith("MPIEXEC_EXECUTABLE:"))
+    said = subprocess.run([launcher, "--version"], capture_output=True, text=True, timeout=60).stdout
+    abi = {"MPI4PY_MPIABI": "openmpi"} if "Open MPI" in said or "OpenRTE" in said else {}
+    probe = [sys.executable, "-c", WHICH]
+    found = subprocess.run(probe, capture_output=True, text=True, timeout=60, env=environment() | abi)
+    if ("Open MPI" in found.stdout) != bool(abi):
+        pytest.skip(f"needs mpi4py with the MPI of the client ({launcher}): found {found.stdout.strip() or 'none'}")
+    return launcher, environment() | abi | surroundings(tmp_path_factory.mktemp("job"))
+
+
+def launch(job: tuple[str, dict[str, str]], ranks: int, *arguments: object) -> tuple[int | None, str]:
+    """Exit status and output of a job of the MPI driver; None if it hung."""
+    launcher, variables = job
+    command = [launcher, "-n", str(ranks), str(FOLDER / "client_mpi_driver"), *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables)
+    try:
+        return process.wait(60), process.communicate()[0]
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        return None, process.communicate()[0]
+
+
+def expected(folder: Path) -> np.ndarray:
+    from neuroscale_couple import Points, connect
+
+    config = write_case(folder, "embedded")
+    with connect(config, None, Points(np.arange(1, 7), np.zeros((6, 2)), np.ones(6))) as closure:
+        gradient = np.array([[1.0 + (5 - i), -0.5] for i in range(6)])
+        got = closure.evaluate({"gradient": gradient, "temperature": np.full(6, 300.0)}, 0.0, 0.1)
+        return np.array(got["flux"])
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_spawned_service_answers_all_ranks_bit_for_bit(
+    ranks: int, job: tuple[str, dict[str, str]], tmp_path: Path
+) -> None:
+    code, said = launch(job, ranks, write_case(tmp_path))
+    assert code == 0, said
+    np.testing.assert_array_equal(flux_of(said), expected(tmp_path))
+
+
+def test_a_refusal_reaches_the_ranks_and_the_job_ends(job: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    code, said = launch(job, 2, write_case(tmp_path), "nan")
+    assert code not in (0, None), said
+    assert "2 the macro solver sent gradient.x = nan at point id 5 (rank 1, window 0, iteration 0" in said
+
+
+def test_a_configuration_that_is_wrong_ends_the_job_with_its_cause(
+    job: tuple[str, dict[str, str]], tmp_path: Path
+) -> None:
+    config = write_case(tmp_path)
+    config.write_text(config.read_text().replace("open: false", "opne: false"))
+    code, said = launch(job, 2, config)
+    assert code not in (0, None), said
+    assert "did you mean" in said
+
+
+def test_a_solver_that_leaves_early_ends_the_service(job: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    code, said = launch(job, 2, write_case(tmp_path), "leave")
+    assert code is not None, said  # its own status is the solver's to choose
+    assert "failed: it left before nsc_finish" in said
+
+
+def test_without_mpi_the_channel_says_so(programs: Programs, tmp_path: Path) -> None:
+    programs.need("mpi")
+    said = programs.run("closure_c", write_case(tmp_path), "mpi", code=1, **(dict(os.environ) | surroundings(tmp_path)))
+    assert "MPI is not running in this solver" in said
