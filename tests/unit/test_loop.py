@@ -13,6 +13,7 @@ from neuroscale_couple.correction import make_corrections
 from neuroscale_couple.errors import FineSolverError, NeuroscaleError
 from neuroscale_couple.fine import make_fine_solver
 from neuroscale_couple.gate import make_gate
+from neuroscale_couple.learning.base import Learner
 from neuroscale_couple.loop import Loop, Parts
 from neuroscale_couple.physics import make_problem
 from neuroscale_couple.physics.microstructure import generate
@@ -287,3 +288,42 @@ def test_policy_keep_without_a_surrogate_answer_stops() -> None:
 def test_commit_before_evaluate_is_refused() -> None:
     with pytest.raises(NeuroscaleError, match="window 0: commit was called before evaluate"):
         Run(sure).commit()
+
+
+class Asker(Learner):
+    """Asks for given loads once, keeps what it observes, and never trains."""
+
+    def __init__(self, rows: I64, inputs: F64) -> None:
+        self.given, self.seen = (rows, inputs), []
+
+    def attach(self, points: Points) -> None: ...
+
+    def observe(self, window: int, inputs: F64, answer: Any) -> None:
+        self.seen.append((inputs, answer))
+
+    def ask(self, window: int, current: Any, inputs: F64, source: Any) -> Any:
+        return [self.given] if window == 0 else ()
+
+    def propose(self, window: int, current: Any) -> None:
+        return None
+
+    def get_state(self) -> dict[str, Any]:
+        return {}
+
+    def set_state(self, state: Any) -> None: ...
+
+
+def test_exploring_gives_the_learner_fine_answers_and_leaves_the_run_as_it_was() -> None:
+    rows = np.arange(0, N, 2)
+    run, plain = Run(), Run()
+    asker = Asker(rows, 3.0 * run.inputs[rows])
+    asking = Run(learner=asker)
+    for made in (asking, plain):
+        made.evaluate()
+        made.commit()
+    _, answer = asker.seen[-1]
+    assert np.array_equal(asker.seen[-1][0], 3.0 * run.inputs[rows])
+    expected = run.evaluate(3.0).outputs[rows]
+    assert relative_error(answer.outputs, expected, run.problem.output_floor()).max() < 1e-5
+    # the starting fields are those of the window, not of what was explored: the next answers are equal bit for bit
+    assert np.array_equal(asking.evaluate(1.1).outputs, plain.evaluate(1.1).outputs)
