@@ -126,15 +126,15 @@ class Ledger:
     comm: mpi4py communicator of the service ranks (None: serial)
     tolerance: relative error above which an audit counts as bad
     outputs: names of the output columns, for the header of `audits.csv`
-    fields: writer of per-point fields, or None
+    fields: writer of per-point fields, or None; sync: of rows, see `Table.append`; a checkpoint needs it
     """
 
     def __init__(
         self, folder: Path, comm: Any = None, tolerance: float = 0.02,
-        outputs: Sequence[str] = (), fields: FieldWriter | None = None,
+        outputs: Sequence[str] = (), fields: FieldWriter | None = None, sync: bool = True,
     ) -> None:  # fmt: skip
         self.folder, self.comm, self.tolerance = Path(folder), comm, tolerance
-        self.outputs, self.fields = tuple(outputs), fields
+        self.outputs, self.fields, self.sync = tuple(outputs), fields, sync
         self.console = Console(soft_wrap=True, highlight=False)
         self.pending: list[tuple[Any, ...]] = []
         self.tables: dict[str, Table] = {}
@@ -211,7 +211,7 @@ class Ledger:
                 (self.folder / "audits.csv").unlink(missing_ok=True)
             if name not in self.tables:
                 self.tables[name] = Table(self.folder / name, header)
-            self.tables[name].append(rows)
+            self.tables[name].append(rows, self.sync)
         except OSError as error:
             self.broken = True
             warnings.warn(
@@ -221,7 +221,7 @@ class Ledger:
 
 
 class Table:
-    """A CSV file whose appended rows are on the disk when `append` returns.
+    """A CSV file; a program that is killed leaves the rows whose `append` has returned.
 
     keep: None starts the file anew; a number keeps whole rows with a smaller first column (the window)
     """
@@ -237,13 +237,14 @@ class Table:
         os.replace(fresh, path)
         self.path = path
 
-    def append(self, rows: Sequence[Sequence[Any]]) -> None:
-        """Append rows in one write."""
+    def append(self, rows: Sequence[Sequence[Any]], sync: bool = True) -> None:
+        """Append rows in one write. sync: they outlive a crash of the whole machine, not of this program alone"""
         text = io.StringIO(newline="")
         csv.writer(text, lineterminator="\n").writerows([[_plain(value) for value in row] for row in rows])
         with self.path.open("ab", buffering=0) as stream:
             stream.write(text.getvalue().encode())
-            os.fsync(stream.fileno())
+            if sync:
+                os.fsync(stream.fileno())
 
 
 def read_table(path: Path) -> dict[str, list[Any]]:

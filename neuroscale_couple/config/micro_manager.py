@@ -188,7 +188,7 @@ class _Case:
             "gate": {"tolerance": TOLERANCE},
             "learning": {"mode": "online"},
             "correction": {"admissible": False},
-            "output": {"checkpoint": False},
+            "output": {"checkpoint": False, "every": 0},
             "precice": {
                 "data": [self._rule(name, field, exported) for side in sides.values() for name, field in side.items()],
                 "regions": self._regions(),

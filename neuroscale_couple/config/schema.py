@@ -144,7 +144,7 @@ class Output(Section):
     """Results."""
 
     folder: str = Field("runs", description="results go to <folder>/<case>")
-    every: int = Field(1, ge=1, description="write fields every n windows")
+    every: int = Field(1, ge=0, description="write fields every n windows; 0: never")
     checkpoint: bool = Field(True, description="write a checkpoint when a window has converged")
 
 

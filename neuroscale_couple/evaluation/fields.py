@@ -67,7 +67,7 @@ def point_cloud(coordinates: F64, values: Values) -> meshio.Mesh:
 class PointFields:
     """Writes who answered each point, why, the estimated error and the outputs, when a window is committed.
 
-    points: those of this rank; every: write each n-th window
+    points: those of this rank; every: write each n-th window, 0: none
     """
 
     def __init__(self, folder: Path, comm: Any, points: Points, outputs: Layout, every: int = 1) -> None:
@@ -76,7 +76,7 @@ class PointFields:
 
     def write(self, window: int, time: float, reply: Reply) -> None:
         """Collective: yes."""
-        if (window + 1) % self.every:
+        if not self.every or (window + 1) % self.every:
             return
         mine = (self.points.ids, self.points.coordinates, reply.source, reply.reason, reply.error, reply.outputs)
         ranks = [mine] if self.comm is None or self.comm.size == 1 else self.comm.gather(mine, root=0)

@@ -78,7 +78,7 @@ class MicroManager(FineSolver):
         spent: I64 = np.zeros(len(rows), dtype=np.int64)
         failed: dict[int, str] = {int(i): "an input is not finite" for i in bad_rows(inputs)}
         lives: I64 = np.full(len(rows), LIVES, dtype=np.int64)
-        if not np.array_equal(self.asked[rows], inputs, equal_nan=True):  # asked without `begin`
+        if inputs is not self.asked and not np.array_equal(self.asked[rows], inputs, equal_nan=True):  # without `begin`
             self.asked = np.array(self.asked)
             self.asked[rows] = inputs
         todo = np.setdiff1d(np.arange(len(rows)), list(failed)) if failed else np.arange(len(rows))
@@ -97,7 +97,8 @@ class MicroManager(FineSolver):
         """One message to every worker; returns the places that must be asked again, as their worker was lost."""
         assert self.pool is not None
         self._house(rows[todo])
-        parts = {int(w): todo[self.home[rows[todo]] == w] for w in np.unique(self.home[rows[todo]])}
+        parts = self._dealt(rows[todo])
+        parts = {w: todo[at] for w, at in parts.items()} if len(todo) < len(rows) else parts
         again = [NONE]
         jobs = {w: self._job(rows[at], inputs[at]) for w, at in parts.items()}
         for worker, result in self.pool.run(jobs).items():
@@ -112,6 +113,11 @@ class MicroManager(FineSolver):
                 continue
             self._take(jobs[worker], result, at, outputs, failed, spent)
         return np.concatenate(again)
+
+    def _dealt(self, rows: I64) -> dict[int, I64]:
+        """Places in `rows` (int64 [m]) by worker."""
+        home = self.home[rows]
+        return {int(w): np.flatnonzero(home == w) for w in np.flatnonzero(np.bincount(home))}
 
     def _take(self, job: Job, done: Done, at: I64, outputs: F64, failed: dict[int, str], spent: I64) -> None:
         outputs[at] = done.outputs
@@ -194,7 +200,7 @@ class MicroManager(FineSolver):
 
     def _output(self, rows: I64) -> None:
         assert self.pool is not None
-        tasks = {int(w): Output(rows[self.home[rows] == w]) for w in np.unique(self.home[rows])}
+        tasks = {w: Output(rows[at]) for w, at in self._dealt(rows).items()}
         wrong: list[tuple[int, str]] = []
         for worker, result in self.pool.run(tasks).items():
             if isinstance(result, Lost):
