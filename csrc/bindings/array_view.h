@@ -9,7 +9,8 @@
 
 namespace neuroscale::bindings {
 
-enum class Dtype { float32, float64 };
+enum class Dtype { float32, float64, int64, uint8 };
+enum class Kind { floating, int64, uint8 };
 enum class Device { cpu, cuda };
 
 // Keeps its source alive for as long as it lives.
@@ -25,8 +26,15 @@ struct ArrayView {
 
 enum class Access { read, write };
 
-// Raises TypeError (kind, dtype) or ValueError (device, strides, read-only) with what was got and what was expected.
-ArrayView view_of(const pybind11::object& array, const std::string& name, Access access);
+// Raises TypeError (kind, dtype) or ValueError (device, strides, alignment, read-only) with what was got and what was
+// expected.
+ArrayView view_of(const pybind11::object& array, const std::string& name, Access access, Kind kind = Kind::floating);
+
+// Raises ValueError unless `view` has this shape, and dtype and place of `like`.
+void expect(const ArrayView& view, const std::vector<std::int64_t>& shape, Dtype dtype, const ArrayView& like);
+
+// Raises ValueError if memory that is written overlaps any other memory of the call.
+void refuse_overlap(const std::vector<const ArrayView*>& written, const std::vector<const ArrayView*>& others);
 
 // e.g. "float32 (2, 3, 8, 8) on cpu"
 std::string describe(const ArrayView& view);

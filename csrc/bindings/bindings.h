@@ -5,6 +5,10 @@
 
 namespace neuroscale::bindings {
 
+void bind_admissible(pybind11::module_& module);
+void bind_coarsen_cells(pybind11::module_& module);
 void bind_coarsen_pyramid(pybind11::module_& module);
+void bind_conserve(pybind11::module_& module);
+void bind_gate_select(pybind11::module_& module);
 
 } // namespace neuroscale::bindings

@@ -1,96 +1,102 @@
 #include "neuroscale/kernels/coarsen_pyramid.h"
 
-#include "array_view.h"
 #include "bindings.h"
+#include "run.h"
+
+#include <pybind11/stl.h>
+
+#include <algorithm>
 
 namespace py = pybind11;
 
 namespace neuroscale::bindings {
 
+using kernels::PyramidOutputs;
 using kernels::PyramidShape;
 
-static PyramidShape shape_of(const ArrayView& field, std::size_t levels) {
+static PyramidShape shape_of(const ArrayView& field, const std::vector<std::int64_t>& factors) {
     const std::vector<std::int64_t>& s = field.shape;
     if (s.size() != 4 && s.size() != 5) {
         throw py::value_error(field.name + ": got shape " + describe(s) +
                               ", expected [points, components, y, x] or [points, components, z, y, x]");
     }
     const bool volume = s.size() == 5;
-    const auto n = static_cast<std::int64_t>(levels);
-    const PyramidShape shape{s[0] * s[1], volume ? s[2] : 1, s[s.size() - 2], s[s.size() - 1], n, volume};
-    if (!kernels::divisible(shape)) {
-        throw py::value_error(field.name + ": got shape " + describe(s) + " with levels " + std::to_string(levels) +
-                              ", expected at least 1 level and sides that are positive multiples of 2^levels");
+    const std::size_t levels = std::min<std::size_t>(factors.size(), kernels::max_pyramid_levels);
+    PyramidShape shape{s[0] * s[1], volume ? s[2] : 1, s[s.size() - 2], s[s.size() - 1], 0, {}, volume};
+    shape.levels = static_cast<std::int64_t>(levels);
+    std::copy_n(factors.begin(), levels, shape.factor);
+    if (levels != factors.size() || !kernels::divisible(shape)) {
+        throw py::value_error(field.name + ": got shape " + describe(s) + " with factors " + describe(factors) +
+                              ", expected at least 1 level, factors from 2 to 256, and sides that are positive "
+                              "multiples of their product");
     }
     return shape;
 }
 
-static std::vector<ArrayView> views_of(const py::list& coarse, const ArrayView& field) {
+static std::vector<ArrayView> views_of(const py::object& list, const char* name, const ArrayView& field,
+                                       const std::vector<std::int64_t>& factors) {
     std::vector<ArrayView> views;
-    ArrayView expected = field;
-    for (std::size_t level = 0; level < coarse.size(); ++level) {
-        for (std::size_t axis = 2; axis < expected.shape.size(); ++axis) {
-            expected.shape[axis] /= 2;
+    if (list.is_none()) {
+        return views;
+    }
+    const auto items = py::reinterpret_borrow<py::list>(list);
+    if (items.size() != factors.size()) {
+        throw py::value_error(std::string(name) + ": got " + std::to_string(items.size()) + " levels, expected " +
+                              std::to_string(factors.size()));
+    }
+    std::vector<std::int64_t> shape = field.shape;
+    for (std::size_t level = 0; level < factors.size(); ++level) {
+        for (std::size_t axis = 2; axis < shape.size(); ++axis) {
+            shape[axis] /= factors[level];
         }
-        views.push_back(view_of(coarse[level], "coarse[" + std::to_string(level) + "]", Access::write));
-        const ArrayView& got = views.back();
-        const bool place = got.device == expected.device && got.device_index == expected.device_index;
-        if (got.dtype != expected.dtype || got.shape != expected.shape || !place) {
-            throw py::value_error(got.name + ": got " + describe(got) + ", expected " + describe(expected));
-        }
+        views.push_back(view_of(items[level], std::string(name) + "[" + std::to_string(level) + "]", Access::write));
+        expect(views.back(), shape, field.dtype, field);
     }
     return views;
 }
 
+// The pointers of one output, nullptr where it is not wanted.
 template <typename T>
-static void run(const ArrayView& field, const std::vector<ArrayView>& coarse, const PyramidShape& shape, bool reference,
-                std::uintptr_t stream) {
-    T* targets[kernels::max_pyramid_levels] = {};
-    for (std::size_t level = 0; level < coarse.size(); ++level) {
-        targets[level] = static_cast<T*>(coarse[level].data);
-    }
-    const T* fine = static_cast<const T*>(field.data);
-    int error = 0;
-    {
-        const py::gil_scoped_release released;
-        if (field.device == Device::cuda) {
-#if defined(NEUROSCALE_HAS_CUDA)
-            error = kernels::cuda::coarsen_pyramid(fine, targets, shape, reinterpret_cast<void*>(stream));
-#endif
-        } else if (reference) {
-            kernels::reference::coarsen_pyramid(fine, targets, shape);
-        } else {
-            kernels::cpu::coarsen_pyramid(fine, targets, shape);
+struct Pointers {
+    explicit Pointers(const std::vector<ArrayView>& views) : wanted(!views.empty()) {
+        for (std::size_t level = 0; level < views.size(); ++level) {
+            level_of[level] = data<T>(views[level]);
         }
     }
-#if defined(NEUROSCALE_HAS_CUDA)
-    if (error != 0) {
-        throw std::runtime_error("coarsen_pyramid on " + describe(field) +
-                                 ": CUDA: " + kernels::cuda::error_text(error));
-    }
-#else
-    static_cast<void>(error);
-    static_cast<void>(stream);
-#endif
-}
+    T* const* get() const { return wanted ? level_of : nullptr; }
 
-static void coarsen_pyramid(const py::object& field, const py::list& coarse, bool reference, std::uintptr_t stream) {
+    bool wanted;
+    T* level_of[kernels::max_pyramid_levels] = {};
+};
+
+static void coarsen_pyramid(const py::object& field, const std::vector<std::int64_t>& factors, const py::list& mean,
+                            const py::object& variance, const py::object& total, bool reference,
+                            std::uintptr_t stream) {
     const ArrayView fine = view_of(field, "field", Access::read);
-    const PyramidShape shape = shape_of(fine, coarse.size());
-    const std::vector<ArrayView> targets = views_of(coarse, fine);
-#if defined(NEUROSCALE_HAS_CUDA)
-    const bool cuda = !reference;
-#else
-    const bool cuda = false;
-#endif
-    if (fine.device == Device::cuda && !cuda) {
-        throw py::value_error("field: got " + describe(fine) + ", expected memory of the CPU for this backend");
+    const PyramidShape shape = shape_of(fine, factors);
+    const std::vector<ArrayView> means = views_of(mean, "mean", fine, factors);
+    const std::vector<ArrayView> variances = views_of(variance, "variance", fine, factors);
+    const std::vector<ArrayView> totals = views_of(total, "total", fine, factors);
+    std::vector<const ArrayView*> written;
+    for (const std::vector<ArrayView>* views : {&means, &variances, &totals}) {
+        for (const ArrayView& view : *views) {
+            written.push_back(&view);
+        }
     }
-    if (fine.dtype == Dtype::float32) {
-        run<float>(fine, targets, shape, reference, stream);
-    } else {
-        run<double>(fine, targets, shape, reference, stream);
-    }
+    refuse_overlap(written, {&fine});
+    const Call call{"coarsen_pyramid", reference, stream};
+    with_type(fine, [&](auto zero) {
+        using T = decltype(zero);
+        const Pointers<T> to_mean(means);
+        const Pointers<T> to_variance(variances);
+        const Pointers<T> to_total(totals);
+        const PyramidOutputs<T> outputs{to_mean.get(), to_variance.get(), to_total.get()};
+        const T* source = data<const T>(fine);
+        run(
+            call, fine, [&] { kernels::reference::coarsen_pyramid(source, outputs, shape); },
+            [&] { kernels::cpu::coarsen_pyramid(source, outputs, shape); },
+            NEUROSCALE_ON_CUDA(kernels::cuda::coarsen_pyramid(source, outputs, shape, call.queue())));
+    });
 }
 
 static int cuda_devices() {
@@ -102,8 +108,8 @@ static int cuda_devices() {
 }
 
 void bind_coarsen_pyramid(py::module_& module) {
-    module.def("coarsen_pyramid", &coarsen_pyramid, py::arg("field"), py::arg("coarse"), py::arg("reference"),
-               py::arg("stream"));
+    module.def("coarsen_pyramid", &coarsen_pyramid, py::arg("field"), py::arg("factors"), py::arg("mean"),
+               py::arg("variance"), py::arg("total"), py::arg("reference"), py::arg("stream"));
     module.def("cuda_devices", &cuda_devices);
 }
 

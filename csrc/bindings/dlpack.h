@@ -37,6 +37,8 @@ namespace neuroscale::bindings {
 
 constexpr std::int32_t dl_cpu = 1;
 constexpr std::int32_t dl_cuda = 2;
+constexpr std::uint8_t dl_int = 0;
+constexpr std::uint8_t dl_uint = 1;
 constexpr std::uint8_t dl_float = 2;
 
 } // namespace neuroscale::bindings

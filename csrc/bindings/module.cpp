@@ -7,5 +7,9 @@ PYBIND11_MODULE(_compiled, module) {
 #else
     module.attr("built_with_cuda") = false;
 #endif
+    neuroscale::bindings::bind_admissible(module);
+    neuroscale::bindings::bind_coarsen_cells(module);
     neuroscale::bindings::bind_coarsen_pyramid(module);
+    neuroscale::bindings::bind_conserve(module);
+    neuroscale::bindings::bind_gate_select(module);
 }

@@ -1,13 +1,16 @@
-"""Coarse-graining pyramid: the volume mean of structured fields on all coarser levels."""
+"""Coarse-graining pyramid: volume mean, variance and sum of structured fields on all coarser levels."""
 
 from __future__ import annotations
 
+import math
 import sys
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from neuroscale_couple.kernels import arrays
 from neuroscale_couple.kernels.backend import compiled, has_compiled, has_cuda
 
 if TYPE_CHECKING:
@@ -18,116 +21,170 @@ if TYPE_CHECKING:
 Backend = Literal["auto", "compiled", "reference", "numpy", "torch"]
 BACKENDS = ("auto", "compiled", "reference", "numpy", "torch")
 MAX_LEVELS = 30
+MAX_FACTOR = 256
 
 
-def coarsen_pyramid(field: Array, levels: int, backend: Backend = "auto") -> tuple[Array, ...]:
-    """Volume means of a field on `levels` coarser grids, each with half the cells per side, in one pass.
+class Moments(NamedTuple):
+    """Per level: mean, variance of the fine values in a cell, and their sum; None where it was not asked for."""
 
-    c_0 = field, c_s[i] = 2^-d sum of the 2^d cells of c_(s-1) in cell i, s = 1 ... levels
+    mean: tuple[Any, ...]
+    variance: tuple[Any, ...] | None
+    total: tuple[Any, ...] | None
+
+
+def coarsen_pyramid(field: Array, levels: int | Sequence[int], backend: Backend = "auto") -> tuple[Array, ...]:
+    """Volume means of a field on coarser and coarser grids, in one pass.
+
+    c_0 = field, c_s[i] = k_s^-d sum of the k_s^d cells of c_(s-1) in cell i
 
     field: float32 or float64 [points, components, y, x] or [points, components, z, y, x], contiguous; NumPy or torch
-    levels: number of coarser grids; every side must be a positive multiple of 2^levels
-    backend: `auto` takes the compiled kernel where there is one; tensors that require grad go through torch.
-        `compiled`, `reference` (plain loops in C++) and `numpy` agree bit for bit, `torch` to round-off.
+    levels: number of coarser grids with half the cells per side each, or the factors k_1, k_2 ... (2 to 256) of all
+        levels; every side must be a positive multiple of their product
+    backend: `auto` takes the compiled kernel where there is one, through a torch operator for tensors that require
+        grad. `compiled`, `reference` (plain loops in C++) and `numpy` agree bit for bit, `torch` to round-off.
 
-    Returns: level s at [s - 1], of the kind, dtype and unit of `field`, shape [points, components, (z,) y, x] / 2^s.
+    Returns: level s at [s - 1], of the kind, dtype and unit of `field`.
     Raises: TypeError (kind or dtype), ValueError (shape, strides, levels, backend), each with got and expected.
     """
+    factors, tensor = _check(field, levels, backend)
+    chosen = _choose(field, tensor) if backend == "auto" else backend
+    means: tuple[Array, ...]
+    if chosen == "operator":
+        from neuroscale_couple.kernels.torch_ops import pyramid as operator
+
+        means = tuple(operator(field, factors))
+    elif chosen == "torch":
+        means = _torch(field, factors)
+    elif chosen == "numpy":
+        means = _numpy(field, factors, False, False).mean
+    else:
+        means = _compiled(field, factors, False, False, reference=chosen == "reference").mean
+    return means
+
+
+def coarsen_moments(
+    field: Any, levels: int | Sequence[int], *, variance: bool = True, total: bool = True, backend: Backend = "auto"
+) -> Moments:
+    """As `coarsen_pyramid`, with the variance within each cell and the conserved sum where they are asked for.
+
+    v_s[i] = k_s^-d sum ( v_(s-1) + (c_(s-1) - c_s[i])^2 ), q_s[i] = sum q_(s-1); v_0 = 0, q_0 = field
+
+    field, levels, backend: as for `coarsen_pyramid`, without `torch` and without autograd
+    Raises: TypeError, ValueError.
+    """
+    factors, tensor = _check(field, levels, backend)
+    chosen = _choose(field, tensor) if backend == "auto" else backend
+    if chosen in ("torch", "operator"):
+        if tensor and (field.requires_grad or field.device.type != "cpu"):
+            raise ValueError("backend: the moments need the compiled kernel and a tensor that requires no grad")
+        moments = _numpy(field.numpy(), factors, variance, total)
+        torch = sys.modules["torch"]
+        parts = [None if part is None else tuple(torch.from_numpy(p) for p in part) for part in moments]
+        return Moments(*parts)  # type: ignore[arg-type]
+    if chosen == "numpy":
+        return _numpy(field, factors, variance, total)
+    return _compiled(field, factors, variance, total, reference=chosen == "reference")
+
+
+def _check(field: Any, levels: int | Sequence[int], backend: str) -> tuple[list[int], bool]:
     if backend not in BACKENDS:
         raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(BACKENDS)}")
-    torch = sys.modules.get("torch")
-    tensor = torch is not None and isinstance(field, torch.Tensor)
-    if not tensor and not isinstance(field, np.ndarray):
-        raise TypeError(f"field: got {type(field).__name__}, expected a NumPy array or a torch tensor")
-    _check_dtype(field)
-    _check_shape(tuple(field.shape), levels)
-    _check_strides(field)
-    chosen = _choose(field, tensor) if backend == "auto" else backend
-    coarse: tuple[Array, ...]
-    if chosen == "torch":
-        coarse = _torch(field, levels)
-    elif chosen == "numpy":
-        coarse = _numpy(field, levels)
-    else:
-        coarse = _compiled(field, levels, tensor, reference=chosen == "reference")
-    return coarse
-
-
-def _check_dtype(field: Any) -> None:
-    if str(field.dtype).removeprefix("torch.") not in ("float32", "float64"):
-        raise TypeError(f"field: got dtype {field.dtype}, expected float32 or float64 in native byte order")
-
-
-def _check_shape(shape: tuple[int, ...], levels: int) -> None:
+    arrays.check_kind(field, "field")
+    shape = tuple(field.shape)
     if len(shape) not in (4, 5):
         raise ValueError(
             f"field: got shape {shape}, expected [points, components, y, x] or [points, components, z, y, x]"
         )
-    if not 1 <= levels <= MAX_LEVELS:
+    if isinstance(levels, int) and not 1 <= levels <= MAX_LEVELS:
         raise ValueError(f"levels: got {levels}, expected 1 to {MAX_LEVELS}")
-    if any(side < 1 or side % 2**levels for side in shape[2:]):
+    factors = [2] * levels if isinstance(levels, int) else [int(k) for k in levels]
+    if not 1 <= len(factors) <= MAX_LEVELS or any(not 2 <= k <= MAX_FACTOR for k in factors):
+        raise ValueError(f"levels: got {factors}, expected 1 to {MAX_LEVELS} factors from 2 to {MAX_FACTOR}")
+    whole = math.prod(factors)
+    if any(side < 1 or side % whole for side in shape[2:]):
         raise ValueError(
-            f"field: got shape {shape} with levels {levels}, expected sides that are positive multiples of {2**levels}"
+            f"field: got shape {shape} with levels {levels}, expected sides that are positive multiples of {whole}"
         )
-
-
-def _check_strides(field: Any) -> None:
-    tensor = not isinstance(field, np.ndarray)
-    if not (field.is_contiguous() if tensor else field.flags.c_contiguous):
-        strides = tuple(field.stride()) if tensor else tuple(s // field.itemsize for s in field.strides)
-        raise ValueError(
-            f"field: got strides {strides} (elements) for shape {tuple(field.shape)}, "
-            "expected a contiguous row-major array"
-        )
+    arrays.check_strides(field, "field")
+    return factors, arrays.is_tensor(field)
 
 
 def _choose(field: Any, tensor: bool) -> str:
     if not tensor:
         return "compiled" if has_compiled() else "numpy"
-    if field.requires_grad:
-        return "torch"
+    if sys.modules["torch"].compiler.is_compiling():
+        return "operator"
     there = {"cpu": has_compiled, "cuda": has_cuda}.get(field.device.type)
-    return "compiled" if there is not None and there() else "torch"
+    if there is None or not there():
+        return "torch"
+    return "operator" if field.requires_grad else "compiled"
 
 
-def _compiled(field: Any, levels: int, tensor: bool, *, reference: bool) -> Any:
-    extension = compiled()
-    if extension is None:
+def _compiled(field: Any, factors: list[int], variance: bool, total: bool, *, reference: bool) -> Moments:
+    if compiled() is None:
         raise ValueError("backend: got 'compiled', but the extension is not built; expected 'numpy' or 'torch'")
-    if tensor and field.requires_grad:
+    if arrays.is_tensor(field) and field.requires_grad:
         raise ValueError("backend: got a tensor that requires grad, expected backend 'torch' or 'auto' for it")
-    coarse = []
-    for shape in _shapes(tuple(field.shape), levels):
-        coarse.append(field.new_empty(shape) if tensor else np.empty(shape, field.dtype))
-    if tensor and field.device.type == "cuda":
-        torch = sys.modules["torch"]
-        with torch.cuda.device(field.device):
-            extension.coarsen_pyramid(field, coarse, reference, torch.cuda.current_stream().cuda_stream)
-    else:
-        extension.coarsen_pyramid(field, coarse, reference, 0)
-    return tuple(coarse)
+    shapes = shapes_of(tuple(field.shape), factors)
+
+    def make(wanted: bool) -> list[Any] | None:
+        return [arrays.empty(shape, arrays.dtype_of(field), field) for shape in shapes] if wanted else None
+
+    outputs = make(True), make(variance), make(total)
+    arrays.call("coarsen_pyramid", field, reference, field, factors, *outputs)
+    return Moments(*(None if part is None else tuple(part) for part in outputs))  # type: ignore[arg-type]
 
 
-def _shapes(shape: tuple[int, ...], levels: int) -> list[tuple[int, ...]]:
-    return [shape[:2] + tuple(side >> level for side in shape[2:]) for level in range(1, levels + 1)]
+def shapes_of(shape: tuple[int, ...], factors: Sequence[int]) -> list[tuple[int, ...]]:
+    """Shapes of all coarser levels of a field [points, components, (z,) y, x]."""
+    shapes = []
+    for k in factors:
+        shape = shape[:2] + tuple(side // k for side in shape[2:])
+        shapes.append(shape)
+    return shapes
 
 
-def _numpy(field: Any, levels: int) -> Any:
+def _numpy(field: Any, factors: list[int], variance: bool, total: bool) -> Moments:
     """The NumPy reference, in the order of additions of csrc/kernels/reference/coarsen_pyramid.cpp."""
     if not isinstance(field, np.ndarray):
         raise TypeError(f"field: got {type(field).__name__} for backend 'numpy', expected a NumPy array")
-    coarse = []
-    for _ in range(levels):
-        total = field[..., ::2] + field[..., 1::2]
-        total = total[..., ::2, :] + total[..., 1::2, :]
-        if field.ndim == 5:
-            total = total[:, :, ::2] + total[:, :, 1::2]
-        field = total * field.dtype.type(0.5 ** (field.ndim - 2))
-        coarse.append(field)
-    return tuple(coarse)
+    means: list[Any] = []
+    variances: list[Any] = []
+    totals: list[Any] = []
+    mean, sum_of_all = field, field
+    for k in factors:
+        cells = field.dtype.type(k ** (field.ndim - 2))
+        coarse = _block_sum(mean, k) / cells
+        if variance:
+            about = coarse
+            for axis in range(2, field.ndim):
+                about = about.repeat(k, axis=axis)
+            square = (mean - about) ** 2
+            variances.append(_block_sum(variances[-1] + square if variances else square, k) / cells)
+        if total:
+            sum_of_all = _block_sum(sum_of_all, k)
+            totals.append(sum_of_all)
+        mean = coarse
+        means.append(mean)
+    return Moments(tuple(means), tuple(variances) if variance else None, tuple(totals) if total else None)
 
 
-def _torch(field: Any, levels: int) -> Any:
+def _block_sum(field: Any, k: int) -> Any:
+    """Down the rows of all planes first, then across the columns."""
+    planes = range(k) if field.ndim == 5 else (None,)
+    columns: Any = None
+    for z in planes:
+        plane = field if z is None else field[:, :, z::k]
+        for y in range(k):
+            row = plane[..., y::k, :]
+            columns = row.copy() if columns is None else columns + row
+    total = columns[..., ::k]
+    for x in range(1, k):
+        total = total + columns[..., x::k]
+    return np.ascontiguousarray(total)
+
+
+def _torch(field: Any, factors: list[int]) -> Any:
     """The torch chain, differentiable; its adjoint spreads a cell's value evenly over the cells below."""
     if isinstance(field, np.ndarray):
         raise TypeError("field: got ndarray for backend 'torch', expected a torch tensor")
@@ -135,8 +192,8 @@ def _torch(field: Any, levels: int) -> Any:
 
     pool = functional.avg_pool2d if field.ndim == 4 else functional.avg_pool3d
     coarse = []
-    for _ in range(levels):
+    for k in factors:
         # An empty batch has nothing to average, and torch refuses it.
-        field = pool(field, 2) if field.numel() else field.new_empty(_shapes(tuple(field.shape), 1)[0])
+        field = pool(field, k) if field.numel() else field.new_empty(shapes_of(tuple(field.shape), [k])[0])
         coarse.append(field)
     return tuple(coarse)

@@ -51,6 +51,20 @@ def run(request: pytest.FixtureRequest) -> Run:
     return RUNS[request.param]
 
 
+FACTORS = st.lists(st.sampled_from([2, 3, 4, 5, 7]), min_size=1, max_size=2)
+
+
+@st.composite
+def moment_cases(draw: st.DrawFn) -> tuple[Floats, list[int]]:
+    """Factors that are not all two, and rows wider than a tile of the CPU kernel now and then."""
+    dimension, factors = draw(st.sampled_from([2, 3])), draw(FACTORS)
+    wide = draw(st.sampled_from([1, 2, 3, 90])) if dimension == 2 else 1
+    sides = [draw(st.integers(1, 2)) * math.prod(factors) for _ in range(dimension - 1)] + [wide * math.prod(factors)]
+    shape = (draw(st.integers(1, 2)), draw(st.integers(1, 2)), *sides)
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    return np.random.default_rng(draw(st.integers(0, 999))).uniform(-3.0, 7.0, shape).astype(dtype), factors
+
+
 @st.composite
 def cases(draw: st.DrawFn, low: float = -1e3, high: float = 1e3) -> tuple[Floats, int]:
     dimension = draw(st.sampled_from([2, 3]))
@@ -104,6 +118,64 @@ def test_every_level_conserves_the_sum(name: str, case: tuple[Floats, int]) -> N
     for level, coarse in enumerate(RUNS[name](field, case[1]), start=1):
         volume = 2.0 ** (dimension * level)
         assert math.fsum(coarse.ravel()) * volume == pytest.approx(total, rel=1e-14, abs=0)
+
+
+@given(case=moment_cases())
+@settings(deadline=None, max_examples=60)
+@pytest.mark.parametrize("name", ["compiled", "reference", "numpy"])
+def test_moments_for_any_factors(name: Any, case: tuple[Floats, list[int]]) -> None:
+    """Against sums over blocks in float64; and all backends bit for bit."""
+    field, factors = case
+    eps = np.finfo(field.dtype).eps
+    moments = kernels.coarsen_moments(field, factors, backend=name)
+    assert moments.variance is not None and moments.total is not None
+    same = kernels.coarsen_moments(field, factors, backend="numpy")
+    assert same.variance is not None and same.total is not None
+    for level in range(len(factors)):
+        side = math.prod(factors[: level + 1])
+        split = [n for s in field.shape[2:] for n in (s // side, side)]
+        blocks = field.astype(np.float64).reshape(*field.shape[:2], *split)
+        axes = tuple(range(3, 2 + len(split), 2))
+        cells = side ** (field.ndim - 2)
+        np.testing.assert_allclose(moments.mean[level], blocks.mean(axis=axes), rtol=0, atol=400 * eps)
+        np.testing.assert_allclose(moments.variance[level], blocks.var(axis=axes), rtol=0, atol=4000 * eps)
+        np.testing.assert_allclose(moments.total[level], blocks.sum(axis=axes), rtol=0, atol=400 * eps * cells)
+        for got, expected in zip(moments, same, strict=True):
+            np.testing.assert_array_equal(got[level], expected[level])  # type: ignore[index]
+    plain = kernels.coarsen_pyramid(field, factors, name)
+    for mean, expected in zip(plain, moments.mean, strict=True):
+        np.testing.assert_array_equal(mean, expected)
+
+
+def test_moments_by_hand() -> None:
+    field = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]]).reshape(1, 1, 3, 3)
+    mean, variance, total = kernels.coarsen_moments(field, [3])
+    assert variance is not None and total is not None
+    assert (mean[0].item(), total[0].item()) == (5.0, 45.0)
+    assert variance[0].item() == pytest.approx(60.0 / 9.0, rel=1e-15)
+    only = kernels.coarsen_moments(torch.from_numpy(field), [3], variance=False)
+    assert only.variance is None and only.total is not None and only.total[0].item() == 45.0
+
+
+def test_the_variance_of_a_large_mean_keeps_its_digits() -> None:
+    """E[x^2] - E[x]^2 would lose all of them."""
+    field = 1e8 + np.random.default_rng(0).standard_normal((1, 1, 64, 64))
+    _, variance, _ = kernels.coarsen_moments(field, 6, total=False)
+    assert variance is not None
+    assert variance[-1].item() == pytest.approx(field.var(), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_error_of_a_mean_keeps_its_bound(dtype: Any) -> None:
+    """(k + k) eps mean |.| per level in the plane, against exact summation."""
+    rng = np.random.default_rng(5)
+    field = (rng.standard_normal((1, 1, 256, 256)) * 10.0 ** rng.integers(-6, 6, (1, 1, 256, 256))).astype(dtype)
+    for factors in ([2] * 8, [16, 16], [256]):
+        exact = math.fsum(float(x) for x in field.ravel()) / field.size
+        bound = (
+            sum(2 * k for k in factors) * float(np.finfo(dtype).eps) * float(np.abs(field).astype(np.float64).mean())
+        )
+        assert abs(float(kernels.coarsen_pyramid(field, factors)[-1].item()) - exact) <= bound
 
 
 def test_plane_by_hand(run: Run) -> None:
@@ -242,30 +314,51 @@ def test_any_shape_is_answered_or_refused(shape: tuple[int, ...], levels: int) -
 class TestBinding:
     """The binding checks by itself: it is reached without the Python face as well."""
 
-    compiled = staticmethod(lambda *arguments: module.compiled().coarsen_pyramid(*arguments))
+    @staticmethod
+    def compiled(field: Any, mean: list[Any], reference: bool = False) -> None:
+        module.compiled().coarsen_pyramid(field, [2] * len(mean), mean, None, None, reference, 0)
 
-    def refused(self, field: Any, coarse: list[Any]) -> str:
+    def refused(self, field: Any, mean: list[Any]) -> str:
         with pytest.raises((TypeError, ValueError)) as error:
-            self.compiled(field, coarse, False, 0)
+            self.compiled(field, mean)
         return str(error.value)
 
     def test_outputs_must_fit(self) -> None:
         assert self.refused(FIELD, [np.zeros((2, 3, 4, 5))]) == (
-            "coarse[0]: got float64 (2, 3, 4, 5) on cpu, expected float64 (2, 3, 4, 4) on cpu"
+            "mean[0]: got float64 (2, 3, 4, 5) on cpu, expected float64 (2, 3, 4, 4) on cpu"
         )
         assert self.refused(FIELD, [np.zeros((2, 3, 4, 4), np.float32)]) == (
-            "coarse[0]: got float32 (2, 3, 4, 4) on cpu, expected float64 (2, 3, 4, 4) on cpu"
+            "mean[0]: got float32 (2, 3, 4, 4) on cpu, expected float64 (2, 3, 4, 4) on cpu"
         )
         text = self.refused(FIELD, [np.zeros((2, 3, 4, 4)), np.zeros((2, 3, 2, 4))[..., ::2]])
         assert text == (
-            "coarse[1]: got strides (24, 8, 4, 2) (elements) for shape (2, 3, 2, 2), "
+            "mean[1]: got strides (24, 8, 4, 2) (elements) for shape (2, 3, 2, 2), "
             "expected a contiguous row-major array"
         )
+
+    def test_memory_that_overlaps_is_refused(self) -> None:
+        both = np.zeros(2 * 3 * 8 * 8)
+        field = both.reshape(2, 3, 8, 8)
+        assert self.refused(field, [both[:96].reshape(2, 3, 4, 4)]) == (
+            "mean[0]: got memory that overlaps field, expected memory of its own"
+        )
+        one = np.zeros((2, 3, 4, 4))
+        with pytest.raises(
+            ValueError, match=r"^mean\[0\]: got memory that overlaps total\[0\], expected memory of its own"
+        ):
+            module.compiled().coarsen_pyramid(FIELD, [2], [one], None, [one], False, 0)
+
+    def test_unaligned_data_are_refused(self) -> None:
+        odd = np.zeros(8 * 384 + 1, np.uint8)[1:].view(np.float64).reshape(2, 3, 8, 8)
+        assert self.refused(odd, [np.zeros((2, 3, 4, 4))]) == (
+            "field: got data at an address that is no multiple of 8 bytes, expected aligned data"
+        )
+        assert "expected aligned data" in refused(odd)
 
     def test_a_read_only_output_is_refused(self) -> None:
         coarse = np.zeros((2, 3, 4, 4))
         coarse.flags.writeable = False
-        assert self.refused(FIELD, [coarse]) == "coarse[0]: got a read-only array, expected a writeable one"
+        assert self.refused(FIELD, [coarse]) == "mean[0]: got a read-only array, expected a writeable one"
 
     def test_a_read_only_input_is_read(self) -> None:
         field = np.ones((1, 1, 2, 2))
@@ -286,13 +379,13 @@ class TestBinding:
         coarse = torch.zeros(1, 1, 2, 2)
         references = sys.getrefcount(field), sys.getrefcount(coarse)
         for _ in range(100):
-            self.compiled(field, [coarse], False, 0)
+            self.compiled(field, [coarse])
         assert coarse.tolist() == [[[[2.5, 4.5], [10.5, 12.5]]]]
         assert (sys.getrefcount(field), sys.getrefcount(coarse)) == references
 
     def test_numpy_and_tensors_may_be_mixed(self) -> None:
         coarse = np.zeros((1, 1, 2, 2))
-        self.compiled(torch.ones(1, 1, 4, 4, dtype=torch.float64), [coarse], True, 0)
+        self.compiled(torch.ones(1, 1, 4, 4, dtype=torch.float64), [coarse], reference=True)
         assert coarse.tolist() == [[[[1.0, 1.0], [1.0, 1.0]]]]
 
 

@@ -1,55 +1,92 @@
 // One thread per coarse cell and one launch per level: the input is read once, each level is read by the next.
 #include "neuroscale/kernels/coarsen_pyramid.h"
 
-#include <cuda_runtime.h>
+#include "launch.h"
 
 namespace neuroscale::kernels::cuda {
 
+// What one level needs; `variance` and `total` of the finer and this level may be nullptr.
 template <typename T>
-__device__ T sum_of_four(const T* upper, const T* lower) {
-    return (upper[0] + upper[1]) + (lower[0] + lower[1]);
+struct Step {
+    const T* mean;
+    const T* variance;
+    const T* total;
+    T* coarse_mean;
+    T* coarse_variance;
+    T* coarse_total;
+    std::int64_t height;
+    std::int64_t width;
+    std::int64_t k;
+    std::int64_t planes;
+};
+
+template <typename T, typename Value>
+__device__ T sum(const Step<T>& step, Value value) {
+    T total{};
+    for (std::int64_t x = 0; x < step.k; ++x) {
+        T column{};
+        for (std::int64_t z = 0; z < step.planes; ++z) {
+            for (std::int64_t y = 0; y < step.k; ++y) {
+                const T term = value((z * step.height + y) * step.width + x);
+                column = z + y == 0 ? term : column + term;
+            }
+        }
+        total = x == 0 ? column : total + column;
+    }
+    return total;
 }
 
 template <typename T>
-__global__ void halve(const T* fine, T* coarse, std::int64_t cells, std::int64_t height, std::int64_t width,
-                      bool volume) {
-    const std::int64_t step = std::int64_t(gridDim.x) * blockDim.x;
-    for (std::int64_t i = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < cells; i += step) {
-        const std::int64_t x = i % (width / 2);
-        const std::int64_t y = i / (width / 2) % (height / 2);
-        const std::int64_t plane = i / (width / 2) / (height / 2) * (volume ? 2 : 1);
-        const T* upper = fine + (plane * height + 2 * y) * width + 2 * x;
-        if (volume) {
-            const T* back = upper + height * width;
-            coarse[i] = (sum_of_four(upper, upper + width) + sum_of_four(back, back + width)) * T(0.125);
-        } else {
-            coarse[i] = sum_of_four(upper, upper + width) * T(0.25);
+__global__ void coarsen(Step<T> step, std::int64_t cells) {
+    const std::int64_t width = step.width / step.k;
+    const std::int64_t height = step.height / step.k;
+    const T count = static_cast<T>(step.planes * step.k * step.k);
+    for (std::int64_t i = first_item(); i < cells; i += item_step()) {
+        const std::int64_t plane = i / width / height * step.planes;
+        const std::int64_t at = (plane * step.height + i / width % height * step.k) * step.width + i % width * step.k;
+        const T mean = sum(step, [&](std::int64_t offset) { return step.mean[at + offset]; }) / count;
+        step.coarse_mean[i] = mean;
+        if (step.coarse_total != nullptr) {
+            step.coarse_total[i] = sum(step, [&](std::int64_t offset) { return step.total[at + offset]; });
+        }
+        if (step.coarse_variance != nullptr) {
+            const T whole = sum(step, [&](std::int64_t offset) {
+                const T d = step.mean[at + offset] - mean;
+                return step.variance == nullptr ? d * d : step.variance[at + offset] + d * d;
+            });
+            step.coarse_variance[i] = whole / count;
         }
     }
 }
 
 template <typename T>
-int coarsen_pyramid(const T* fine, T* const* coarse, const PyramidShape& shape, void* stream) noexcept {
-    constexpr std::int64_t threads = 256;
-    constexpr std::int64_t max_blocks = 1 << 20;
-    const T* source = fine;
+int coarsen_pyramid(const T* fine, const PyramidOutputs<T>& outputs, const PyramidShape& shape, void* stream) noexcept {
+    Step<T> step{};
+    step.mean = step.total = fine;
+    step.height = shape.height;
+    step.width = shape.width;
     std::int64_t cells = shape.fields * shape.depth * shape.height * shape.width;
-    for (std::int64_t level = 0; level < shape.levels && cells > 0; ++level) {
-        cells /= shape.volume ? 8 : 4;
-        const std::int64_t needed = (cells + threads - 1) / threads;
-        const dim3 grid(static_cast<unsigned>(needed < max_blocks ? needed : max_blocks));
-        halve<<<grid, dim3(threads), 0, static_cast<cudaStream_t>(stream)>>>(
-            source, coarse[level], cells, shape.height >> level, shape.width >> level, shape.volume);
-        if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) {
-            return static_cast<int>(error);
+    for (std::int64_t s = 0; s < shape.levels; ++s) {
+        step.k = shape.factor[s];
+        step.planes = shape.volume ? step.k : 1;
+        step.coarse_mean = outputs.mean[s];
+        step.coarse_variance = outputs.variance == nullptr ? nullptr : outputs.variance[s];
+        step.coarse_total = outputs.total == nullptr ? nullptr : outputs.total[s];
+        cells /= step.planes * step.k * step.k;
+        if (const int error = launch(cells, stream, coarsen<T>, step, cells); error != 0) {
+            return error;
         }
-        source = coarse[level];
+        step.mean = step.coarse_mean;
+        step.variance = step.coarse_variance;
+        step.total = step.coarse_total;
+        step.height /= step.k;
+        step.width /= step.k;
     }
     return 0;
 }
 
-template int coarsen_pyramid<float>(const float*, float* const*, const PyramidShape&, void*) noexcept;
-template int coarsen_pyramid<double>(const double*, double* const*, const PyramidShape&, void*) noexcept;
+template int coarsen_pyramid<float>(const float*, const PyramidOutputs<float>&, const PyramidShape&, void*) noexcept;
+template int coarsen_pyramid<double>(const double*, const PyramidOutputs<double>&, const PyramidShape&, void*) noexcept;
 
 int device_count() noexcept {
     int count = 0;

@@ -3,61 +3,86 @@
 
 namespace neuroscale::kernels::reference {
 
+// The block of `planes` x k x k cells of a level that lies in one cell of the next.
 template <typename T>
-static T mean_of_four(const T* upper, const T* lower) {
-    return ((upper[0] + upper[1]) + (lower[0] + lower[1])) * T(0.25);
-}
+struct Block {
+    const T* corner;
+    std::int64_t planes;
+    std::int64_t k;
+    std::int64_t to_plane;
+    std::int64_t to_row;
 
-template <typename T>
-static T sum_of_four(const T* upper, const T* lower) {
-    return (upper[0] + upper[1]) + (lower[0] + lower[1]);
-}
+    std::int64_t cells() const { return planes * k * k; }
+};
 
-template <typename T>
-static void halve_plane(const T* fine, T* coarse, std::int64_t height, std::int64_t width) {
-    for (std::int64_t y = 0; y < height / 2; ++y) {
-        for (std::int64_t x = 0; x < width / 2; ++x) {
-            const T* upper = fine + 2 * y * width + 2 * x;
-            coarse[y * (width / 2) + x] = mean_of_four(upper, upper + width);
-        }
-    }
-}
-
-template <typename T>
-static void halve_pair(const T* front, const T* back, T* coarse, std::int64_t height, std::int64_t width) {
-    for (std::int64_t y = 0; y < height / 2; ++y) {
-        for (std::int64_t x = 0; x < width / 2; ++x) {
-            const std::int64_t corner = 2 * y * width + 2 * x;
-            const T nearer = sum_of_four(front + corner, front + corner + width);
-            const T farther = sum_of_four(back + corner, back + corner + width);
-            coarse[y * (width / 2) + x] = (nearer + farther) * T(0.125);
-        }
-    }
-}
-
-template <typename T>
-void coarsen_pyramid(const T* fine, T* const* coarse, const PyramidShape& shape) noexcept {
-    PyramidShape from = shape;
-    const T* source = fine;
-    for (std::int64_t level = 0; level < shape.levels; ++level) {
-        const std::int64_t plane = from.height * from.width;
-        const std::int64_t planes = from.fields * from.depth;
-        for (std::int64_t p = 0; p < planes; p += shape.volume ? 2 : 1) {
-            if (shape.volume) {
-                T* target = coarse[level] + (p / 2) * (plane / 4);
-                halve_pair(source + p * plane, source + (p + 1) * plane, target, from.height, from.width);
-            } else {
-                halve_plane(source + p * plane, coarse[level] + p * (plane / 4), from.height, from.width);
+// Down the rows of all planes, then across the columns; value(offset) of each cell.
+template <typename T, typename Value>
+static T sum(const Block<T>& block, Value value) {
+    T total{};
+    for (std::int64_t x = 0; x < block.k; ++x) {
+        T column{};
+        for (std::int64_t z = 0; z < block.planes; ++z) {
+            for (std::int64_t y = 0; y < block.k; ++y) {
+                const T term = value(z * block.to_plane + y * block.to_row + x);
+                column = z + y == 0 ? term : column + term;
             }
         }
-        source = coarse[level];
-        from.height /= 2;
-        from.width /= 2;
-        from.depth = shape.volume ? from.depth / 2 : from.depth;
+        total = x == 0 ? column : total + column;
+    }
+    return total;
+}
+
+template <typename T>
+static T plain_sum(const Block<T>& block) {
+    return sum(block, [&](std::int64_t at) { return block.corner[at]; });
+}
+
+// variance: of the finer level at the same corner, or nullptr at the finest
+template <typename T>
+static T variance_about(T mean, const Block<T>& block, const T* variance) {
+    const T whole = sum(block, [&](std::int64_t at) {
+        const T d = block.corner[at] - mean;
+        return variance == nullptr ? d * d : variance[at] + d * d;
+    });
+    return whole / static_cast<T>(block.cells());
+}
+
+template <typename T>
+void coarsen_pyramid(const T* fine, const PyramidOutputs<T>& outputs, const PyramidShape& shape) noexcept {
+    std::int64_t depth = shape.depth;
+    std::int64_t height = shape.height;
+    std::int64_t width = shape.width;
+    for (std::int64_t s = 0; s < shape.levels; ++s) {
+        const T* mean = s == 0 ? fine : outputs.mean[s - 1];
+        const T* variance = s == 0 || outputs.variance == nullptr ? nullptr : outputs.variance[s - 1];
+        const std::int64_t k = shape.factor[s];
+        const std::int64_t planes = shape.volume ? k : 1;
+        std::int64_t out = 0;
+        for (std::int64_t plane = 0; plane < shape.fields * depth; plane += planes) {
+            for (std::int64_t y = 0; y < height; y += k) {
+                for (std::int64_t x = 0; x < width; x += k, ++out) {
+                    const std::int64_t at = (plane * height + y) * width + x;
+                    const Block<T> block{mean + at, planes, k, height * width, width};
+                    const T m = plain_sum(block) / static_cast<T>(block.cells());
+                    outputs.mean[s][out] = m;
+                    if (outputs.variance != nullptr) {
+                        outputs.variance[s][out] =
+                            variance_about(m, block, variance == nullptr ? nullptr : variance + at);
+                    }
+                    if (outputs.total != nullptr) {
+                        const T* finer = s == 0 ? fine : outputs.total[s - 1];
+                        outputs.total[s][out] = plain_sum(Block<T>{finer + at, planes, k, height * width, width});
+                    }
+                }
+            }
+        }
+        depth = shape.volume ? depth / k : depth;
+        height /= k;
+        width /= k;
     }
 }
 
-template void coarsen_pyramid<float>(const float*, float* const*, const PyramidShape&) noexcept;
-template void coarsen_pyramid<double>(const double*, double* const*, const PyramidShape&) noexcept;
+template void coarsen_pyramid<float>(const float*, const PyramidOutputs<float>&, const PyramidShape&) noexcept;
+template void coarsen_pyramid<double>(const double*, const PyramidOutputs<double>&, const PyramidShape&) noexcept;
 
 } // namespace neuroscale::kernels::reference

@@ -1,60 +1,86 @@
-// Coarse-graining pyramid of structured fields: the volume mean, halved per level.
+// Coarse-graining pyramid of structured fields: volume mean, variance and sum on all coarser levels, in one pass.
 //
-//     c_0 = fine,   c_s[i] = 2^-d * sum over the 2^d cells of level s-1 that lie in cell i,   s = 1 ... levels
+// Level s has k_s times fewer cells per side than level s - 1, in d = 2 (plane) or d = 3 (volume) dimensions. With
+// B(i) the K = k_s^d cells of level s - 1 that lie in cell i of level s, and m_0 = q_0 = fine, v_0 = 0:
 //
-// in d = 2 (plane) or d = 3 (volume) dimensions. All cells of a level have the same volume, so c_s is the volume
-// mean of `fine` over blocks of 2^s cells per side, and the sum of cell volume * value is the same on every level.
+//     mean        m_s[i] = 1/K sum_B m_(s-1)                              volume mean of `fine` over cell i
+//     variance    v_s[i] = 1/K sum_B ( v_(s-1) + (m_(s-1) - m_s[i])^2 )   of the fine values in cell i
+//     sum         q_s[i] = sum_B q_(s-1)                                  conserved: its total is the same on all
+//     levels
 //
-//     fine     T [fields, height, width] or T [fields, depth, height, width], row-major, contiguous; any unit
-//     coarse   levels pointers, coarse[s-1]: T [fields, (depth / 2^s,) height / 2^s, width / 2^s], the unit of `fine`
+// The cells of a level have equal volumes (unequal ones: coarsen_cells.h).
+//
+//     fine      T [fields, height, width] or T [fields, depth, height, width], row-major, contiguous; any unit
+//     outputs   one pointer per level: T [fields, (depth,) height, width] of that level; the unit of `fine`, the
+//               variance its square. `variance` and `total` are nullptr where they are not wanted.
 //
 // T is float or double. Points and components are both "fields": each is coarsened by itself, so a value that is not
-// finite stays in its own field and block. Every backend adds in the order written in the reference, hence all agree
-// bit for bit, whatever the number of threads. The caller owns all memory and has checked the shape with `divisible`.
-// Nothing here allocates, synchronises or throws.
+// finite stays in its own field and block. Order of additions: down the rows of all planes of a block first, then
+// across the columns, so that whole rows are added; every backend keeps it, hence all agree bit for bit, whatever the
+// number of threads. Error of a mean: at most (k^(d-1) + k) eps * mean |.| per level. The caller owns all memory,
+// arrays do not overlap, and the shape has been checked with `divisible`. Nothing here allocates, synchronises or
+// throws.
 #pragma once
 
 #include <cstdint>
 
 namespace neuroscale::kernels {
 
-// Shape of a batch of fields; depth is 1 and `volume` false for plane fields, which are not halved along depth.
+constexpr std::int64_t max_pyramid_levels = 30;
+constexpr std::int64_t max_pyramid_factor = 256;
+
+// Shape of a batch of fields; depth is 1 and `volume` false for plane fields, which are not coarsened along depth.
 struct PyramidShape {
     std::int64_t fields;
     std::int64_t depth;
     std::int64_t height;
     std::int64_t width;
     std::int64_t levels;
+    std::int64_t factor[max_pyramid_levels]; // factor[s - 1] = k_s
     bool volume;
 };
 
-constexpr std::int64_t max_pyramid_levels = 30;
+template <typename T>
+struct PyramidOutputs {
+    T* const* mean;
+    T* const* variance;
+    T* const* total;
+};
 
-// Whether every side can be halved `levels` times.
+// Whether every side can be divided by all factors.
 constexpr bool divisible(const PyramidShape& shape) {
-    if (shape.levels < 1 || shape.levels > max_pyramid_levels) {
+    if (shape.levels < 1 || shape.levels > max_pyramid_levels || shape.height < 1 || shape.width < 1 ||
+        shape.depth < 1) {
         return false;
     }
-    const std::int64_t block = std::int64_t{1} << shape.levels;
-    const bool plane = shape.height > 0 && shape.width > 0 && shape.height % block == 0 && shape.width % block == 0;
-    return plane && shape.depth > 0 && (!shape.volume || shape.depth % block == 0);
+    std::int64_t block = 1;
+    for (std::int64_t s = 0; s < shape.levels; ++s) {
+        if (shape.factor[s] < 2 || shape.factor[s] > max_pyramid_factor) {
+            return false;
+        }
+        block *= shape.factor[s];
+        if (shape.height % block != 0 || shape.width % block != 0 || (shape.volume && shape.depth % block != 0)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 namespace reference {
 template <typename T>
-void coarsen_pyramid(const T* fine, T* const* coarse, const PyramidShape& shape) noexcept;
+void coarsen_pyramid(const T* fine, const PyramidOutputs<T>& outputs, const PyramidShape& shape) noexcept;
 }
 
 namespace cpu {
 template <typename T>
-void coarsen_pyramid(const T* fine, T* const* coarse, const PyramidShape& shape) noexcept;
+void coarsen_pyramid(const T* fine, const PyramidOutputs<T>& outputs, const PyramidShape& shape) noexcept;
 }
 
 namespace cuda {
-// Queues the work on `stream` (a cudaStream_t); fine and coarse[s-1] are device memory, `coarse` itself is host memory.
-// Returns a cudaError_t, 0 for success.
+// Queues the work on `stream` (a cudaStream_t); fine and all outputs are device memory, the lists of pointers are host
+// memory. Returns a cudaError_t, 0 for success.
 template <typename T>
-int coarsen_pyramid(const T* fine, T* const* coarse, const PyramidShape& shape, void* stream) noexcept;
+int coarsen_pyramid(const T* fine, const PyramidOutputs<T>& outputs, const PyramidShape& shape, void* stream) noexcept;
 
 // Number of devices that can be used; 0 without a driver.
 int device_count() noexcept;

@@ -1,0 +1,31 @@
+// What the CPU kernels share: one binary for several CPUs, and when threads are worth waking.
+#pragma once
+
+#include <cstdint>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+#if defined(NEUROSCALE_HAS_TARGET_CLONES)
+#define NEUROSCALE_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define NEUROSCALE_CLONES
+#endif
+// Everything a cloned function calls must be inlined into it to be compiled for the same CPU.
+#define NEUROSCALE_INLINE inline __attribute__((always_inline))
+
+namespace neuroscale::kernels::cpu {
+
+// Bytes below which waking threads on a busy machine costs more than it gains; about a quarter of a millisecond.
+constexpr std::int64_t worth_threads = std::int64_t{4} << 20;
+
+inline int max_threads() {
+#if defined(_OPENMP)
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+} // namespace neuroscale::kernels::cpu

@@ -1,0 +1,109 @@
+"""What all kernels ask of their arrays, and how they reach the compiled extension."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+
+from neuroscale_couple.kernels.backend import compiled, has_compiled, has_cuda
+
+Backend = Literal["auto", "compiled", "reference", "numpy"]
+BACKENDS = ("auto", "compiled", "reference", "numpy")
+
+
+def is_tensor(array: Any) -> bool:
+    """Whether `array` is a torch tensor; torch is not imported for it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(array, torch.Tensor)
+
+
+def check_kind(array: Any, name: str) -> None:
+    """Raises: TypeError unless `array` is a NumPy array or a torch tensor of float32 or float64."""
+    if not is_tensor(array) and not isinstance(array, np.ndarray):
+        raise TypeError(f"{name}: got {type(array).__name__}, expected a NumPy array or a torch tensor")
+    if str(array.dtype).removeprefix("torch.") not in ("float32", "float64"):
+        raise TypeError(f"{name}: got dtype {array.dtype}, expected float32 or float64 in native byte order")
+
+
+def check_strides(array: Any, name: str) -> None:
+    """Raises: ValueError unless `array` is contiguous, row-major and aligned."""
+    tensor = is_tensor(array)
+    if not (array.is_contiguous() if tensor else array.flags.c_contiguous):
+        strides = tuple(array.stride()) if tensor else tuple(s // array.itemsize for s in array.strides)
+        raise ValueError(
+            f"{name}: got strides {strides} (elements) for shape {tuple(array.shape)}, "
+            "expected a contiguous row-major array"
+        )
+    if not tensor and not array.flags.aligned:
+        raise ValueError(
+            f"{name}: got data at an address that is no multiple of {array.itemsize} bytes, expected aligned data"
+        )
+
+
+def check_like(array: Any, name: str, shape: tuple[int, ...], dtype: str, like: Any) -> None:
+    """Raises: TypeError or ValueError unless `array` has this shape and dtype, and lies where `like` lies."""
+    if is_tensor(array) != is_tensor(like) or not (is_tensor(array) or isinstance(array, np.ndarray)):
+        raise TypeError(f"{name}: got {type(array).__name__}, expected {type(like).__name__}")
+    got = str(array.dtype).removeprefix("torch.")
+    if tuple(array.shape) != shape or got != dtype or (is_tensor(array) and array.device != like.device):
+        raise ValueError(f"{name}: got {got} {tuple(array.shape)}, expected {dtype} {shape}, where {dtype_of(like)} is")
+    check_strides(array, name)
+
+
+def dtype_of(array: Any) -> str:
+    """`float64`, for NumPy and torch alike."""
+    return str(array.dtype).removeprefix("torch.")
+
+
+def choose(array: Any, backend: str) -> str:
+    """`compiled`, `reference` or `numpy` for this array. Raises: ValueError."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(BACKENDS)}")
+    if is_tensor(array) and array.requires_grad:
+        raise ValueError("backend: got a tensor that requires grad, expected one without (kernels.torch_ops has both)")
+    on_cuda = is_tensor(array) and array.device.type == "cuda"
+    if backend == "auto":
+        backend = "compiled" if (has_cuda() if on_cuda else has_compiled()) else "numpy"
+    if backend == "numpy" and on_cuda:
+        raise ValueError("backend: got a tensor on a CUDA device without CUDA kernels, expected one on the CPU")
+    if backend != "numpy" and not has_compiled():
+        raise ValueError(f"backend: got {backend!r}, but the extension is not built; expected 'numpy'")
+    return backend
+
+
+def call(name: str, array: Any, reference: bool, *arguments: Any) -> None:
+    """Run a function of the extension where `array` lies, on torch's current stream if that is a CUDA device."""
+    function: Callable[..., None] = getattr(compiled(), name)
+    if is_tensor(array) and array.device.type == "cuda":
+        torch = sys.modules["torch"]
+        with torch.cuda.device(array.device):
+            function(*arguments, reference, torch.cuda.current_stream().cuda_stream)
+    else:
+        function(*arguments, reference, 0)
+
+
+def empty(shape: tuple[int, ...], dtype: str, like: Any) -> Any:
+    """A new array of the kind and in the place of `like`."""
+    if is_tensor(like):
+        torch = sys.modules["torch"]
+        return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
+    return np.empty(shape, dtype)
+
+
+def place(array: Any, like: Any) -> Any:
+    """The NumPy `array` as it is, or as a tensor where `like` lies."""
+    return sys.modules["torch"].as_tensor(array, device=like.device) if is_tensor(like) else array
+
+
+def host(array: Any) -> Any:
+    """The NumPy view of an array on the CPU; None stays None."""
+    return array.numpy() if is_tensor(array) else array
+
+
+def through_operator(tensor: Any, backend: str) -> bool:
+    """Whether a call must go through the torch operator: autograd or torch.compile is watching."""
+    torch = sys.modules["torch"]
+    return backend == "auto" and bool(tensor.requires_grad or torch.compiler.is_compiling())

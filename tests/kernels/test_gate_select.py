@@ -1,0 +1,123 @@
+"""Scores to reasons, error estimates and refused rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neuroscale_couple import kernels
+
+Floats = npt.NDArray[Any]
+BACKENDS = ["compiled", "reference", "numpy", "auto"]
+CODES = (6, 5)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Floats, Floats, Floats, Floats, float]:
+    n, c = draw(st.integers(0, 300)), draw(st.sampled_from([0, 1, 2, 7, 20, 100]))
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    rng = np.random.default_rng(draw(st.integers(0, 999)))
+    score = rng.random(n).astype(dtype)
+    score[rng.random(n) < 0.05] = np.nan
+    score[rng.random(n) < 0.05] = np.inf
+    knots = np.sort(rng.random(c)).astype(dtype)
+    score[: min(n, c)] = knots[: min(n, c)]  # exactly on knots
+    reason = np.where(rng.random(n) < 0.2, 4, 0).astype(np.uint8)
+    return (
+        score,
+        knots,
+        rng.random(c).astype(dtype),
+        reason,
+        float(dtype(draw(st.sampled_from([-np.inf, 0.3, np.inf])))),
+    )
+
+
+@given(case=cases())
+@settings(deadline=None, max_examples=80)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_against_numpy(backend: Any, case: Any) -> None:
+    score, knots, levels, before, threshold = case
+    reason, error = before.copy(), np.zeros_like(score)
+    refused = kernels.gate_select(score, threshold, (knots, levels), CODES, reason, error, backend)
+    finite = np.isfinite(score)
+    expected = np.where(before != 0, before, np.where(~finite, 6, np.where(score <= threshold, 0, 5)))
+    np.testing.assert_array_equal(reason, expected)
+    assert refused.dtype == np.int64
+    np.testing.assert_array_equal(refused, np.flatnonzero(expected))
+    assert np.isinf(error[~finite]).all()
+    if len(knots):
+        eps = float(np.finfo(score.dtype).eps)
+        np.testing.assert_allclose(error[finite], np.interp(score[finite], knots, levels), rtol=64 * eps, atol=4 * eps)
+    else:
+        assert np.isinf(error).all()
+
+
+@given(case=cases())
+@settings(deadline=None, max_examples=60)
+def test_compiled_and_reference_agree_bit_for_bit(case: Any) -> None:
+    score, knots, levels, before, threshold = case
+    results = []
+    for backend in ("compiled", "reference"):
+        reason, error = before.copy(), np.zeros_like(score)
+        rows = kernels.gate_select(score, threshold, (knots, levels), CODES, reason, error, backend)  # type: ignore[arg-type]
+        results.append((rows, reason, error))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_by_hand(backend: Any) -> None:
+    score = np.array([0.0, 0.5, 1.0, 1.5, np.nan, 0.25, 3.0])
+    reason = np.array([0, 0, 0, 0, 0, 4, 0], np.uint8)
+    error = np.zeros(7)
+    curve = (np.array([0.5, 1.5]), np.array([10.0, 20.0]))
+    refused = kernels.gate_select(score, 1.0, curve, CODES, reason, error, backend)
+    assert refused.tolist() == [3, 4, 5, 6]
+    assert reason.tolist() == [0, 0, 0, 5, 6, 4, 5]
+    assert error.tolist() == [10.0, 10.0, 15.0, 20.0, np.inf, 10.0, 20.0]
+
+
+def test_many_rows_keep_their_order_on_every_part() -> None:
+    rng = np.random.default_rng(0)
+    score = rng.random(1_000_003)
+    reason, error = np.zeros(len(score), np.uint8), np.zeros(len(score))
+    refused = kernels.gate_select(score, 0.9, (np.zeros(1), np.ones(1)), CODES, reason, error, "compiled")
+    np.testing.assert_array_equal(refused, np.flatnonzero(score > 0.9))
+
+
+def test_bad_input_is_refused_with_got_and_expected() -> None:
+    score, reason, error = np.zeros(3), np.zeros(3, np.uint8), np.zeros(3)
+    curve = (np.zeros(2), np.zeros(2))
+    for arguments, text in (
+        ((score[::2], 1.0, curve, CODES, reason, error), r"^score: got strides \(2,\)"),
+        (
+            (score, 1.0, (np.zeros(2), np.zeros(3)), CODES, reason, error),
+            r"^levels: got float64 \(3,\), expected float64",
+        ),
+        ((score, 1.0, curve, CODES, np.zeros(3, bool), error), r"^reason: got bool \(3,\), expected uint8 \(3,\)"),
+        ((score, 1.0, curve, CODES, reason, np.zeros(3, np.float32)), r"^error: got float32 \(3,\), expected float64"),
+        (
+            (score, 1.0, curve, CODES, reason, score),
+            "^error: got memory that overlaps score, expected memory of its own",
+        ),
+    ):
+        with pytest.raises((TypeError, ValueError), match=text):
+            kernels.gate_select(*arguments)
+
+
+@pytest.mark.needs("cuda")
+def test_cuda_agrees_bit_for_bit() -> None:
+    rng = np.random.default_rng(0)
+    score = rng.random(10_000)
+    curve = (np.sort(rng.random(20)), rng.random(20))
+    reason, error = np.zeros(10_000, np.uint8), np.zeros(10_000)
+    on_device = [torch.from_numpy(a.copy()).cuda() for a in (score, *curve, reason, error)]
+    refused = kernels.gate_select(on_device[0], 0.5, (on_device[1], on_device[2]), CODES, on_device[3], on_device[4])
+    np.testing.assert_array_equal(refused.cpu().numpy(), kernels.gate_select(score, 0.5, curve, CODES, reason, error))
+    np.testing.assert_array_equal(on_device[4].cpu().numpy(), error)
