@@ -30,7 +30,8 @@ def pack_inputs(
 def all_finite(values: F64) -> bool:
     """Whether no number is NaN or infinite, in one pass as a rule. values: float64 [...]"""
     with np.errstate(over="ignore", invalid="ignore"):
-        finite = bool(np.isfinite(values.sum()))  # the sum of finite numbers may overflow, hence:
+        flat = values.reshape(-1)
+        finite = bool(np.isfinite(np.dot(flat, flat)))  # the squares of finite numbers may overflow, hence:
     return finite or bool(np.isfinite(values).all())
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import selectors
 import socket
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,12 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from neuroscale_couple.errors import PeerError, TransportError
-from neuroscale_couple.parallel import idle_until, idle_wait
+from neuroscale_couple.parallel import idle_until
 from neuroscale_couple.transport.frames import HEADER, ArraySpec, Failure, Header, Kind, Reader
 
 Array = npt.NDArray[Any]
 BUFFER = 4 << 20
 """Bytes that a socket may hold on their way; the system may grant less."""
+_WHOLE = getattr(socket, "MSG_WAITALL", 0)
+SOON = 1e-3
+"""Seconds of polling before a wait for an MPI message starts to sleep."""
 LARGEST_MESSAGE = 1 << 30
 """Bytes of one MPI message; larger blocks are cut, the same on both sides."""
 
@@ -115,7 +120,7 @@ class SocketStream(Stream):
         """See `Stream.receive_into`."""
         while len(view):
             try:
-                count = self.connection.recv_into(view)
+                count = self.connection.recv_into(view, 0, _WHOLE)
             except OSError as error:
                 raise self._lost(error) from None
             if count == 0:
@@ -162,22 +167,27 @@ class MpiStream(Stream):
         self._comm, self._peer, self.who = intercomm, peer, who
 
     def receive_into(self, view: memoryview) -> None:
-        """See `Stream.receive_into`."""
+        """See `Stream.receive_into`; only what begins a message is waited for idly: the rest is on its way."""
+        if len(view) == HEADER.size:
+            self._wait_for_begin()
         for piece in _pieces(view):
-            idle_wait(self._comm.Irecv(np.frombuffer(piece, dtype=np.uint8), source=self._peer, tag=0))
+            self._comm.Recv(np.frombuffer(piece, dtype=np.uint8), source=self._peer, tag=0)
 
     def send(self, blocks: Sequence[memoryview]) -> None:
         """See `Stream.send`."""
         first, rest = blocks[0], blocks[1:]
         parts = [first[: HEADER.size], first[HEADER.size :], *rest]  # as the other side receives them
-        requests = [
-            self._comm.Isend(np.frombuffer(piece, dtype=np.uint8), dest=self._peer, tag=0)
-            for part in parts
-            if len(part)
-            for piece in _pieces(part)
-        ]
-        for request in requests:
-            idle_wait(request)
+        for piece in (piece for part in parts if len(part) for piece in _pieces(part)):
+            self._comm.Send(np.frombuffer(piece, dtype=np.uint8), dest=self._peer, tag=0)
+
+    def _wait_for_begin(self) -> None:
+        """Give way to others for a moment, then wait idly: most answers come soon, and a sleep costs more than they."""
+        end = time.perf_counter() + SOON
+        while not self.waiting():
+            if time.perf_counter() > end:
+                idle_until(self.waiting)
+                return
+            os.sched_yield()
 
     def waiting(self) -> bool:
         """See `Stream.waiting`."""
@@ -226,6 +236,8 @@ class MemoryStream(Stream):
 
 def wait_for_all(streams: Sequence[Stream], seconds: float | None = None) -> bool:
     """Wait without burning a core until every peer has a message, or one has gone; False if `seconds` passed first."""
+    if len(streams) == 1 and seconds is None:
+        return True  # whoever reads next waits
     if all(isinstance(stream, SocketStream) for stream in streams):
         return _wait_for_sockets([stream for stream in streams if isinstance(stream, SocketStream)], seconds)
     checks: list[Callable[[], bool]] = [stream.waiting for stream in streams]
