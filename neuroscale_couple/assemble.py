@@ -250,7 +250,7 @@ def _parts(loaded: Loaded, problem: MicroProblem, points: Points, folder: Path, 
     from neuroscale_couple.checkpoint import Checkpoint
     from neuroscale_couple.correction import make_corrections
     from neuroscale_couple.evaluation.fields import PointFields
-    from neuroscale_couple.fine import make_fine_solver
+    from neuroscale_couple.fine import make_fine_solver, share_answers
     from neuroscale_couple.gate import make_gate
     from neuroscale_couple.learning import make_learner
     from neuroscale_couple.ledger import Ledger
@@ -263,7 +263,7 @@ def _parts(loaded: Loaded, problem: MicroProblem, points: Points, folder: Path, 
     fields = PointFields(folder / "fields", comm, points, problem.outputs, config.output.every)
     return Parts(
         problem=problem,
-        fine=make_fine_solver(config.fine, problem),
+        fine=share_answers(make_fine_solver(config.fine, problem), config.fine, problem, config.gate),
         gate=make_gate(config.gate, problem, comm),
         surrogate=model,
         corrections=make_corrections(config.correction, problem, comm),

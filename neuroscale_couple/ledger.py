@@ -52,7 +52,7 @@ class Counts:
 
     def fine(self, answer: FineAnswer) -> None:
         """Count one call of the fine solver."""
-        self.fine_solves += len(answer.rows)
+        self.fine_solves += len(answer.solved)
         self.fine_iterations += int(answer.iterations.sum())
 
 

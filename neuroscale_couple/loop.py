@@ -167,13 +167,14 @@ class Loop:
             with self.timers("surrogate"):
                 guess = self.surrogate.guess(rows, inputs, stale)
         with self.timers("fine"):
-            answer = self.parts.fine.solve(rows, inputs, guess)
-        self.last_fine[rows[answer.converged]] = self.window
+            answer = (self.parts.fine.solve_apart if audit else self.parts.fine.solve)(rows, inputs, guess)
         self.counts.fine(answer)
+        own = answer if answer.own is None else answer.take(answer.solved)
+        self.last_fine[own.rows[own.converged]] = self.window
         if self.parts.learner is not None and not batch.blank:
             with self.timers("learning"):
-                question = self.question if everyone else self.question[rows]
-                self.parts.learner.observe(self.window, question, answer)
+                question = self.question if len(own.rows) == len(batch) else self.question[own.rows]
+                self.parts.learner.observe(self.window, question, own)
         return answer
 
     def _without_failures(self, answer: FineAnswer, batch: Batch, reply: Reply) -> FineAnswer:

@@ -160,6 +160,7 @@ class FineAnswer:
 
     rows: int64 [m]; outputs: float64 [m, n_out]; tangent: float64 [m, n_out, n_in]
     converged: bool [m]; iterations: int64 [m], linear-solver iterations spent; residual: float64 [m], relative
+    own: bool [m], False where the answer is that of another point that is alike; None: all were solved
     """
 
     rows: I64
@@ -168,12 +169,19 @@ class FineAnswer:
     converged: Bool
     iterations: I64
     residual: F64
+    own: Bool | None = None
+
+    @property
+    def solved(self) -> I64:
+        """Positions int64 [k] of the answers that were solved for."""
+        return np.arange(len(self.rows)) if self.own is None else np.flatnonzero(self.own)
 
     def take(self, which: I64) -> FineAnswer:
         """These of the answers, by position. which: int64 [k]."""
         return FineAnswer(
             self.rows[which], self.outputs[which], self.tangent[which],
             self.converged[which], self.iterations[which], self.residual[which],
+            None if self.own is None else self.own[which],
         )  # fmt: skip
 
 

@@ -82,6 +82,11 @@ class Fine(Section):
     tolerance: Positive = Field(1e-6, description="relative residual of a converged fine solve")
     max_newton: int = Field(30, ge=1, description="Newton iterations before a solve counts as not converged")
     max_cg: int = Field(400, ge=1, description="CG iterations per Newton iteration")
+    alike: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="points that ask the same, within 1 % of gate.tolerance, are solved once; auto: where the micro "
+        "problem is opaque",
+    )
     on_failure: Literal["stop", "keep"] = Field(
         "stop", description="stop the run, or keep the surrogate's answer and flag it"
     )

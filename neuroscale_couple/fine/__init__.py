@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from neuroscale_couple.errors import ConfigError
 
 if TYPE_CHECKING:
-    from neuroscale_couple.config.schema import Fine
+    from neuroscale_couple.config.schema import Fine, Gate
     from neuroscale_couple.fine.base import FineSolver
     from neuroscale_couple.physics.base import MicroProblem
 
@@ -40,3 +40,13 @@ def make_fine_solver(settings: Fine, problem: MicroProblem) -> FineSolver:
         ) from cause
     solver: FineSolver = factory(settings, problem)
     return solver
+
+
+def share_answers(solver: FineSolver, settings: Fine, problem: MicroProblem, gate: Gate) -> FineSolver:
+    """The solver, wrapped so that alike points are solved once where the config says so; never with a closed gate."""
+    wanted = settings.alike == "on" or (settings.alike == "auto" and not problem.has_tangent)
+    if not wanted or not gate.open:
+        return solver
+    from neuroscale_couple.fine.alike import Alike
+
+    return Alike(solver, problem, gate.tolerance)

@@ -35,6 +35,10 @@ class FineSolver(ABC):
         A solve that did not converge is reported in the answer, never raised.
         """
 
+    def solve_apart(self, rows: I64, inputs: F64, guess: npt.NDArray[Any] | None = None) -> FineAnswer:
+        """As `solve`, but every row by a solve of its own: rows int64 [m], inputs float64 [m, n_in] (`fine.alike`)."""
+        return self.solve(rows, inputs, guess)
+
     @abstractmethod
     def commit(self) -> None:
         """The window has converged: what was last solved is the committed state."""

@@ -103,8 +103,9 @@ class OpaqueLearner(PromotingLearner):
         path = self._path(version)
         lengths = current.card.domain.get("lengths") if current is not None else None
         fit(self._opaque, blocks, path, self._pairs, lengths, getattr(current, "sha256", None))
-        before, after = (self._metrics(surrogate, blocks[-1]) for surrogate in (current, self._read(path, version)))
-        stale = window - self._promoted >= REFRESH
+        candidate = self._read(path, version)
+        before, after = (self._metrics(surrogate, blocks[-1]) for surrogate in (current, candidate))
+        stale = window - self._promoted >= REFRESH or _widens(candidate, current)
         promoted, reason = decide(after, before, SMALL * self._gate.tolerance, stale)
         entry |= {"samples": sum(len(b.question) for b in blocks), "start": start, "version": version}
         entry |= {"before": before, "after": after, "reason": reason}
@@ -158,6 +159,14 @@ class OpaqueLearner(PromotingLearner):
         super().set_state(state)
         self._promoted = int(np.asarray(state.get("promoted", 0)))
         self._pairs = np.asarray(state.get("pairs", np.zeros((0, 2))), dtype=np.float64).reshape(-1, 2)
+
+
+def _widens(candidate: Surrogate, current: Surrogate | None) -> bool:
+    """Whether an input varies that did not vary in anything the current surrogate was fitted to."""
+    if current is None:
+        return False
+    spans = [np.ptp(np.asarray(surrogate.card.input_range), axis=1) for surrogate in (candidate, current)]
+    return bool((spans[0] > 2.0 * spans[1]).any())
 
 
 def decide(candidate: Metrics | None, current: Metrics | None, small: float, stale: bool) -> tuple[bool, str]:

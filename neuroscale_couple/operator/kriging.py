@@ -22,9 +22,10 @@ PRIOR = 10.0
 
 
 class Given(NamedTuple):
-    """What is known from answers: basis [M, k]; mean [m]; weights [M, m]; inverse (C) [M, M]; amplitude [m]."""
+    """What answers [M, m] at basis [M, k] say: mean [m]; weights [M, m]; inverse (C) [M, M]; amplitude [m]."""
 
     basis: Tensor
+    answers: Tensor
     mean: Tensor
     weights: Tensor
     inverse: Tensor
@@ -48,6 +49,7 @@ class Kriging(nn.Module):
         self.fields: Tensor
         self.floors: Tensor
         self.basis: Tensor
+        self.answers: Tensor
         self.mean: Tensor
         self.weights: Tensor
         self.inverse: Tensor
@@ -56,7 +58,7 @@ class Kriging(nn.Module):
         empty = features.new_zeros
         fitted = {"shift": shift, "features": features, "noise": noise, "prior": amplitude}
         layout = {"fields": fields, "floors": floors}
-        given = Given(empty((0, k)), empty(m), empty((0, m)), empty((0, 0)), amplitude)
+        given = Given(empty((0, k)), empty((0, m)), empty(m), empty((0, m)), empty((0, 0)), amplitude)
         for name, tensor in {**fitted, **layout, **given._asdict()}.items():
             self.register_buffer(name, tensor)
 
@@ -72,7 +74,7 @@ class Kriging(nn.Module):
     @torch.jit.export
     def stored(self) -> Given:
         """What the artifact brings."""
-        return Given(self.basis, self.mean, self.weights, self.inverse, self.amplitude)
+        return Given(self.basis, self.answers, self.mean, self.weights, self.inverse, self.amplitude)
 
     @torch.jit.export
     def place(self, question: Tensor) -> Tensor:
@@ -82,7 +84,17 @@ class Kriging(nn.Module):
     @torch.jit.export
     def condition(self, question: Tensor, outputs: Tensor) -> Given:
         """What these answers say: question [M, q], outputs [M, m]."""
-        z = self.place(question)
+        return self.know(self.place(question), outputs)
+
+    @torch.jit.export
+    def extend(self, given: Given, question: Tensor, outputs: Tensor) -> Given:
+        """What these answers say beside those that are known already: question [n, q], outputs [n, m]."""
+        places = torch.cat([given.basis, self.place(question)])
+        return self.know(places, torch.cat([given.answers, outputs]))
+
+    @torch.jit.export
+    def know(self, z: Tensor, outputs: Tensor) -> Given:
+        """What the answers outputs [M, m] at the places z [M, k] say."""
         count = z.shape[0]
         eye = torch.eye(count, dtype=z.dtype)
         factor = torch.linalg.cholesky(correlation(z, z) + (self.noise + 1e-10) * eye)
@@ -92,7 +104,7 @@ class Kriging(nn.Module):
         residual = outputs - mean
         weights = torch.cholesky_solve(residual, factor)
         square = (residual * weights).sum(dim=0) + 10.0 * self.prior * self.prior
-        return Given(z, mean, weights, inverse, (square / (count + 10.0)).sqrt())
+        return Given(z, outputs, mean, weights, inverse, (square / (count + 10.0)).sqrt())
 
     @torch.jit.export
     def answer(self, question: Tensor, given: Given) -> tuple[Tensor, Tensor]:

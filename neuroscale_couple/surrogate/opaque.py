@@ -57,7 +57,7 @@ class OpaqueSurrogate(Surrogate):
             raise ArtifactError(
                 f"{path}: torch {torch.__version__} cannot load it ({cause}); train it again"
             ) from cause
-        self._given = self._module.stored()
+        self._kept = self._given = self._module.stored()
         problem.take_floors(np.asarray(self.card.domain["floors"], dtype=np.float64))
 
     @property
@@ -92,18 +92,31 @@ class OpaqueSurrogate(Surrogate):
 
     @torch.inference_mode()
     def lead(self, question: F64, fresh: Bool, limit: float) -> I64:
-        """See `Surrogate.lead`; those of the last window, and as many more as the scores need."""
-        if not self._problem.remembers or not len(question):
-            return np.zeros(0, dtype=np.int64)
-        if not limit > 0.0 or not np.isfinite(question).all():
-            return np.zeros(0, dtype=np.int64)  # nothing would be accepted
+        """See `Surrogate.lead`; where the problem remembers, those of the last window, and what the scores need.
+
+        Where it does not, what the artifact keeps is as good as leaders: as many as that leaves in doubt.
+        """
+        none = np.zeros(0, dtype=np.int64)
+        if not len(question) or not limit > 0.0 or not np.isfinite(question).all():
+            return none  # nothing would be accepted
         asked = torch.from_numpy(np.ascontiguousarray(question))
         outputs, _ = self._module.answer(asked, self._given)
         size = self._module.relative(outputs, self._given.amplitude)
         prefer = torch.from_numpy(np.where(fresh, FRESH, 1.0))
-        first = torch.from_numpy(self.leaders)
-        z = self._module.place(asked)
-        self.leaders = np.asarray(cover(z, first, size, prefer, SHARE * limit, min(LEAST, len(z)), MOST).numpy())
+        z, kept = self._module.place(asked), self._kept.basis
+        if self._problem.remembers:
+            least = min(LEAST, len(z))
+            first = torch.from_numpy(self.leaders)
+            rows = cover(z, first, size, prefer, SHARE * limit, least, MOST)
+        else:
+            zero = kept.new_zeros(len(kept))
+            first = torch.arange(len(kept))
+            rows = cover(torch.cat([kept, z]), first, torch.cat([zero, size]), torch.cat([zero, prefer]), SHARE * limit,
+                         0, len(kept) + MOST)  # fmt: skip
+            rows = rows[rows >= len(kept)] - len(kept)
+        self.leaders = np.asarray(rows.numpy())
+        if not len(self.leaders):
+            self._led, self._given = None, self._kept
         return self.leaders
 
     @torch.inference_mode()
@@ -112,7 +125,11 @@ class OpaqueSurrogate(Surrogate):
         if not len(rows):
             return
         self._led = (rows, question.copy(), outputs.copy())
-        self._given = self._module.condition(*(torch.from_numpy(values) for values in self._led[1:]))
+        asked, answers = (torch.from_numpy(values) for values in self._led[1:])
+        if self._problem.remembers:
+            self._given = self._module.condition(asked, answers)
+        else:
+            self._given = self._module.extend(self._kept, asked, answers)
 
     @torch.inference_mode()
     def evidence(self, rows: I64, question: F64, outputs: F64) -> tuple[F64, Bool]:
@@ -124,7 +141,8 @@ class OpaqueSurrogate(Surrogate):
         answer, score = prediction.outputs, prediction.score
         led = np.isin(rows, self._led[0]) if self._led is not None else np.zeros(len(rows), dtype=np.bool_)
         if self._led is not None and led.any():
-            at = np.searchsorted(self._led[0], rows[led])
+            before = len(self._given.basis) - len(self._led[0])
+            at = before + np.searchsorted(self._led[0], rows[led])
             left_out: tuple[Tensor, Tensor] = self._module.left_out(self._given)
             answer[led], score[led] = left_out[0].numpy()[at], left_out[1].numpy()[at]
         return np.column_stack([score, self._problem.relative_error(answer, outputs)]), led
@@ -139,7 +157,7 @@ class OpaqueSurrogate(Surrogate):
 
     def inherit(self, before: Surrogate | None) -> None:
         """See `Surrogate.inherit`."""
-        if isinstance(before, OpaqueSurrogate):
+        if isinstance(before, OpaqueSurrogate) and self._problem.remembers:
             self.leaders = before.leaders
             if before._led is not None:
                 self.condition(*before._led)

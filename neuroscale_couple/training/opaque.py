@@ -33,8 +33,10 @@ STEPS = 40
 """Optimiser steps for the lengths, with a start; three times as many without."""
 FLOOR_SHARE = 0.1
 """Floor of an output field whose floor is not configured: this share of its root mean square in the answers."""
-MARGIN = 0.1
-"""Share of a range by which a question may pass it where nothing is remembered; the score says how far to trust it."""
+OPEN = 1e300
+"""A range that holds everything."""
+SLACK = 1e-6
+"""Round-off of an input, as a share of its size: a question that has not varied yet may vary by so much."""
 RETUNE = 1.3
 """Growth of the samples after which the lengths are found again, where nothing is remembered."""
 PRIOR = 0.1
@@ -221,9 +223,9 @@ def _amplitude(z: Tensor, r: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
 def _card(problem: OpaqueProblem, blocks: Sequence[Block], evidence: F64, parent: str | None) -> artifact.Card:
     question = np.concatenate([block.question for block in blocks])
     low, high = question.min(axis=0), question.max(axis=0)
-    slack = MARGIN * (high - low) + 1e-9 * np.maximum(np.abs(low), np.abs(high))
-    if problem.remembers:  # leaders are chosen so that the score tells how far a question is from them
-        slack = np.full(len(low), 1e300)
+    slack = np.full(len(low), OPEN)  # the score tells how far a question is from the known
+    for j in np.flatnonzero(_scale(question)[: problem.inputs.size] == 0.0):  # but not in an input that did not vary
+        slack[j] = SLACK * max(abs(low[j]), abs(high[j]))
     name = Source.SURROGATE_COARSE.name.lower()
     errors = evidence[:, 1] if len(evidence) else np.zeros(1)
     p50, p95 = (float(np.quantile(errors, q)) for q in (0.5, 0.95))
