@@ -74,7 +74,11 @@ class PreciceDriver:
         for interface in interfaces:
             check_regions(self.settings.regions, size(comm), file.dimensions(interface.mesh), interface.mesh)
         self.watch = Watch()
-        self.participant = self._join()
+        try:
+            self.participant = self._join()
+        except BaseException:
+            self.watch.stop()  # nothing waits for anybody yet
+            raise
 
     def _join(self) -> Any:
         try:

@@ -20,10 +20,31 @@ import numpy as np
 from neuroscale_couple import Points, Source
 from neuroscale_couple.assemble import results_folder
 from neuroscale_couple.config.precice_fields import find_interfaces
+from neuroscale_couple.config.precice_xml import PreciceXml
 from neuroscale_couple.errors import ConfigError, InputError, TransportError
 from neuroscale_couple.physics import make_problem
 from neuroscale_couple.transport.base import Closure, State
 from neuroscale_couple.values import Outputs, Reply
+
+
+def refuse_scheme(file: PreciceXml, service: str, us: str) -> None:
+    """Raises: ConfigError with the line where the coupling scheme cannot carry Newton's iterations."""
+    scheme = file.scheme(service, us)
+    if scheme is None or scheme.variant == "multi":
+        return
+    pair, least, place = scheme.first("participants"), scheme.first("min-iterations"), file.at(scheme)
+    wrong = []
+    if scheme.variant != "serial-implicit" or pair is None or pair.get("first") != us:
+        wrong.append(
+            f"{place}: Newton's method is the iteration: write <coupling-scheme:serial-implicit> with "
+            f'<participants first="{us}" second="{service}" />'
+        )
+    if found := next(iter(scheme.all("acceleration")), None):
+        wrong.append(f"{file.at(found)}: an acceleration would change what Newton's method asks; remove it")
+    if scheme.variant == "serial-implicit" and (least is None or least.get("value") in ("", "0", "1")):
+        wrong.append(f'{place}: a window ends when the same data come twice; add <min-iterations value="2" />')
+    if wrong:
+        raise ConfigError("\n".join(wrong))
 
 
 class PreciceClosure(Closure):
@@ -46,6 +67,7 @@ class PreciceClosure(Closure):
         self._interface = interfaces[0]
         self._turned = self._transposed()
         self._name = file.peers(loaded.config.participant_name, [self._interface.mesh])[self._interface.mesh]
+        refuse_scheme(file, loaded.config.participant_name, self._name)
         self._points = points
         self._order = np.argsort(points.ids)
         self._join(file.path, loaded.folder, comm)
