@@ -91,6 +91,7 @@ class Loop:
     def _admit(self, batch: Batch, reply: Reply) -> None:
         with self.timers("gate"):
             reply.reason[self.rung == Source.FINE] = Reason.HELD
+            self.parts.gate.limit(batch.iteration, reply.reason)
             self.parts.gate.admit(self.question, reply.reason)
 
     def _lead(self, batch: Batch, reply: Reply) -> None:

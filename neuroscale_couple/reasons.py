@@ -25,6 +25,7 @@ class Reason(IntEnum):
     NOT_POSITIVE_DEFINITE = 8
     NOT_CONVERGED = 9
     LEADER = 10
+    SLOW = 11
 
     @property
     def sentence(self) -> str:
@@ -44,4 +45,5 @@ _SENTENCES = {
     Reason.NOT_POSITIVE_DEFINITE: "the surrogate's tangent is not positive definite",
     Reason.NOT_CONVERGED: "the fine solver did not converge; the surrogate's answer was kept and flagged",
     Reason.LEADER: "the point leads: its fine answer is what the surrogate answers others from",
+    Reason.SLOW: "the window has taken too many iterations (gate.iterations), so that all points are solved",
 }

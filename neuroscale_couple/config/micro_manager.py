@@ -171,6 +171,7 @@ class _Case:
             self.diagnostics, "micro_output_n"
         )
         scheme = xml.scheme(us, xml.peers(us, [mesh])[mesh])
+        limit = xml.max_iterations(us, xml.peers(us, [mesh])[mesh])
         keep = self.said.truth(self.simulation, "interpolate_crash")
         section: dict[str, Any] = {
             "transport": "precice",
@@ -185,7 +186,7 @@ class _Case:
                     "output_every": 1 if every is None else int(every),
                 },
             },
-            "gate": {"tolerance": TOLERANCE},
+            "gate": {"tolerance": TOLERANCE, "iterations": None if limit is None else max(1, limit // 2)},
             "learning": {"mode": "online"},
             "correction": {"admissible": False},
             "output": {"checkpoint": False, "every": 0},

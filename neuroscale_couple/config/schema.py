@@ -54,6 +54,9 @@ class Gate(Section):
         0.01, description="share of accepted points solved by the fine solver when a window has converged"
     )
     audit_every: int = Field(1, ge=1, description="audit every n windows; fewer, larger batches of audits cost less")
+    iterations: int | None = Field(
+        None, ge=1, description="solve every point from this iteration of a window on (counted from 0); absent: never"
+    )
     stages: tuple[str, ...] = Field(
         ("domain", "uncertainty", "physical", "audit"),
         description="gate stages in order; package.module:Class of your own",

@@ -63,6 +63,11 @@ class Gate(GateStage):
         for stage in self.stages.values() if self.settings.open else ():
             stage.attach(points, card)
 
+    def limit(self, iteration: int, reason: U8) -> None:
+        """Refuse all points from `gate.iterations` of a window on. reason: uint8 [n], in/out"""
+        if self.settings.iterations is not None and iteration >= self.settings.iterations and not self.closed:
+            np.copyto(reason, np.uint8(Reason.SLOW), where=reason == 0)
+
     def admit(self, inputs: F64, reason: U8) -> None:
         """Refuse inputs; all of them when closed."""
         if self.closed:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from neuroscale_couple.ledger import read_table
 from tests.precice.two_scale import Case
 
 pytestmark = pytest.mark.needs("precice")
@@ -111,3 +112,17 @@ def test_a_simulation_that_raises_ends_both_programs(tmp_path: Path) -> None:
     assert end.status == 1 and end.macro_status != 0
     assert "window 0, iteration 0: the fine solver did not converge at point 4" in end.said
     assert "micro simulation 4: ValueError: cracked" in end.said and "concentration=" in end.said
+
+
+@pytest.mark.slow
+def test_an_open_gate_answers_points_within_the_tolerance(tmp_path: Path) -> None:
+    own = {"gate": {"tolerance": 0.05}}
+    case = Case(tmp_path, "serial-implicit", "old", 100, 8, 0.1, 0.1, feedback=0.1, own=own).write()
+    gated = case.run()
+    assert (gated.status, gated.macro_status) == (0, 0), gated.said + gated.macro_said
+    assert "used all 20 iterations" not in gated.said
+    closed = case.run("--fine-only")
+    ledger = read_table(tmp_path / "runs" / tmp_path.name / "run" / "ledger.csv")
+    assert sum(ledger["answered_surrogate_coarse"]) > 100.0
+    error = np.abs(gated.heard["k"] / closed.heard["k"] - 1.0)
+    assert np.quantile(error, 0.95) < 0.05

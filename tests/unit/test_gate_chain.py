@@ -83,6 +83,18 @@ def test_an_open_gate_admits_and_accepts() -> None:
     assert accepted(made, np.array([0.001, 0.05])).tolist() == [0, Reason.UNCERTAIN]
 
 
+def test_from_the_given_iteration_on_every_point_is_solved() -> None:
+    def limited(iteration: int, **settings: Any) -> U8:
+        reason = np.zeros(N, dtype=np.uint8)
+        reason[0] = Reason.HELD
+        gate(**settings).limit(iteration, reason)
+        return reason
+
+    assert not limited(3, iterations=4)[1:].any() and not limited(99)[1:].any()
+    assert (limited(4, iterations=4)[1:] == Reason.SLOW).all() and limited(4, iterations=4)[0] == Reason.HELD
+    assert not limited(9, iterations=4, open=False)[1:].any()  # closed: that is the reason then
+
+
 def test_the_first_stage_that_refuses_gives_the_reason() -> None:
     def reason(stages: tuple[str, ...]) -> int:
         made = gate(stages=stages)

@@ -73,7 +73,9 @@ def test_diagnostics_are_further_outputs_for_export_alone(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("scheme", "rollback"), [("serial-explicit", False), ("parallel-implicit", True)])
 def test_states_are_saved_where_windows_can_repeat(tmp_path: Path, scheme: str, rollback: bool) -> None:
-    assert load(written(tmp_path, "new", scheme=scheme)).config.neuroscale.fine.micro.rollback is rollback
+    section = load(written(tmp_path, "new", scheme=scheme)).config.neuroscale
+    assert section.fine.micro.rollback is rollback
+    assert section.gate.iterations == (10 if rollback else None)  # half of max-iterations
 
 
 def test_old_string_booleans_are_read(tmp_path: Path) -> None:
