@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from neuroscale_couple.transport.precice import _read_volumes
 from tests.precice.coupling import Case, Setup
 from tests.unit.test_precice_xml import change, fitted, interfaces, refused
 
+ROOT = Path(__file__).parents[2]
 STRAINS = ["Strain-XX", "Strain-YY", "Strain-XY"]
 
 
@@ -122,3 +124,14 @@ def test_precice_that_cannot_be_imported(case: Case, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "precice", None)
     with pytest.raises(ConfigError, match=r"needs preCICE and its Python package, .*: install libprecice 3, then pip"):
         assemble.participate(case.yaml)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/precice.md"])
+def test_files_of_the_pages_fit_the_coupling_that_they_speak_of(tmp_path: Path, page: str) -> None:
+    """The first configuration with a participant that a page shows."""
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    shown = next(block for block in blocks if "participant_name" in block)
+    case = Case(tmp_path, Setup(scheme="serial-explicit", extra_write=("Neuroscale-Source",)))
+    case.yaml.write_text(shown.replace("../precice-config.xml", "precice-config.xml"))
+    (found,) = fitted(case)
+    assert [c.data for c in found.read] == STRAINS
