@@ -95,8 +95,9 @@ def fine_only(wanted: Mapping[str, Any], reference: Path) -> Iterator[Line]:
     yield Line(f"fine-only {name}, relative difference", f"at most {limit:g}", f"{off:.2g}", off <= limit)
     if "newton_iterations" in wanted:
         asked = list(wanted["newton_iterations"])
-        shown = [f"{sum(n)} in all" if newton == asked else " ".join(str(i) for i in n) for n in (asked, newton)]
-        yield Line("fine-only Newton iterations", *shown, newton == asked)
+        same = newton == asked
+        wish, got = (f"{sum(n)} in all" if same else " ".join(str(i) for i in n) for n in (asked, newton))
+        yield Line("fine-only Newton iterations", wish, got, same)
 
 
 def gated(wanted: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[Line]:

@@ -13,6 +13,10 @@ import numpy.typing as npt
 from neuroscale_couple.values import Batch, Layout, Outputs, Points, Reply
 
 State = Mapping[str, npt.NDArray[Any]]
+Inputs = Mapping[str, npt.ArrayLike]
+"""Field name -> float64 [n, components], of the points of one macro rank."""
+Totals = Mapping[str, float] | None
+"""Output column -> prescribed sum of volume * output over all points."""
 
 
 class Service(Protocol):
@@ -66,14 +70,7 @@ class Closure(ABC):
     outputs: Layout
 
     @abstractmethod
-    def evaluate(
-        self,
-        inputs: Mapping[str, npt.ArrayLike],
-        t: float,
-        dt: float,
-        totals: Mapping[str, float] | None = None,
-        blank: bool = False,
-    ) -> Outputs:
+    def evaluate(self, inputs: Inputs, t: float, dt: float, totals: Totals = None, blank: bool = False) -> Outputs:
         """Answer all points of this rank; call as often as the solver iterates.
 
         inputs: field name -> float64 [n, components]; totals: output column -> prescribed sum of volume * output

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from neuroscale_couple.errors import TransportError
 from neuroscale_couple.parallel import T, communicator, guard_exit, together
-from neuroscale_couple.transport.base import Closure, ServiceFactory, State
+from neuroscale_couple.transport.base import Closure, Inputs, ServiceFactory, State, Totals
 from neuroscale_couple.transport.border import check_time, clock_of, describe_call, pack_inputs
 from neuroscale_couple.transport.distribution import Distribution, pack_reply, unpack_reply
 from neuroscale_couple.values import F64, Batch, Outputs, Points, Reply
@@ -43,14 +43,7 @@ class EmbeddedClosure(Closure):
         self._window = 0 if resumed is None else resumed[0]
         self._iteration = 0
 
-    def evaluate(
-        self,
-        inputs: Mapping[str, npt.ArrayLike],
-        t: float,
-        dt: float,
-        totals: Mapping[str, float] | None = None,
-        blank: bool = False,
-    ) -> Outputs:
+    def evaluate(self, inputs: Inputs, t: float, dt: float, totals: Totals = None, blank: bool = False) -> Outputs:
         """See `Closure.evaluate`."""
         totals = totals or {}
         with self._clock("transport"):

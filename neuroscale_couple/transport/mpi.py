@@ -9,7 +9,7 @@ reaches all ranks of both. The server is in `mpi_server`, the messages are in `w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from neuroscale_couple.errors import PeerError, TransportError
 from neuroscale_couple.parallel import T, add_farewell, guard_exit, size, together
-from neuroscale_couple.transport.base import Closure, State
+from neuroscale_couple.transport.base import Closure, Inputs, State, Totals
 from neuroscale_couple.transport.border import check_time, describe_call, pack_inputs
 from neuroscale_couple.transport.distribution import common_columns, outgoing, reply_columns, unpack_reply
 from neuroscale_couple.transport.roles import split_world
@@ -132,14 +132,7 @@ class MpiClosure(Closure):
         self._window: int = ready["windows"] or 0
         self._iteration = 0
 
-    def evaluate(
-        self,
-        inputs: Mapping[str, npt.ArrayLike],
-        t: float,
-        dt: float,
-        totals: Mapping[str, float] | None = None,
-        blank: bool = False,
-    ) -> Outputs:
+    def evaluate(self, inputs: Inputs, t: float, dt: float, totals: Totals = None, blank: bool = False) -> Outputs:
         """See `Closure.evaluate`."""
         totals = dict(totals or {})
 

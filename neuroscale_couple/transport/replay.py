@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from neuroscale_couple.errors import ConfigError
 from neuroscale_couple.parallel import agree, rank
-from neuroscale_couple.transport.base import Closure, State
+from neuroscale_couple.transport.base import Closure, Inputs, State, Totals
 from neuroscale_couple.values import F64, Outputs, Points
 
 FORMAT = 2
@@ -130,14 +130,7 @@ class Recorder(Closure):
         self._calls: list[Call] = []
         self._saved = False
 
-    def evaluate(
-        self,
-        inputs: Mapping[str, npt.ArrayLike],
-        t: float,
-        dt: float,
-        totals: Mapping[str, float] | None = None,
-        blank: bool = False,
-    ) -> Outputs:
+    def evaluate(self, inputs: Inputs, t: float, dt: float, totals: Totals = None, blank: bool = False) -> Outputs:
         """See `Closure.evaluate`."""
         outputs = self._closure.evaluate(inputs, t, dt, totals, blank)
         kept = {name: np.array(values, dtype=np.float64) for name, values in inputs.items()}

@@ -11,7 +11,6 @@ same micro structures as with any other transport.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import chdir
 from typing import Any
 
@@ -23,7 +22,7 @@ from neuroscale_couple.config.precice_fields import find_interfaces
 from neuroscale_couple.config.precice_xml import PreciceXml
 from neuroscale_couple.errors import ConfigError, InputError, TransportError
 from neuroscale_couple.physics import make_problem
-from neuroscale_couple.transport.base import Closure, State
+from neuroscale_couple.transport.base import Closure, Inputs, State, Totals
 from neuroscale_couple.values import Outputs, Reply
 
 
@@ -102,14 +101,7 @@ class PreciceClosure(Closure):
             ids = self._points.ids[self._order].astype(np.float64)
             self._call("write_data", self._interface.mesh, self._interface.ids, self._vertices, ids)
 
-    def evaluate(
-        self,
-        inputs: Mapping[str, Any],
-        t: float,
-        dt: float,
-        totals: Mapping[str, float] | None = None,
-        blank: bool = False,
-    ) -> Outputs:
+    def evaluate(self, inputs: Inputs, t: float, dt: float, totals: Totals = None, blank: bool = False) -> Outputs:
         """See `Closure.evaluate`; dt must be the window size of preCICE, and neither totals nor blank can be sent."""
         if blank:
             raise InputError("transport: precice cannot carry blank inputs; take transport: embedded or mpi")
