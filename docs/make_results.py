@@ -115,8 +115,30 @@ def precice(record: dict[str, Any]) -> str:
     return table(head, rows) + "\nMedians of one run, both participants on one machine.\n"
 
 
+def micro_manager(record: dict[str, Any]) -> str:
+    """`benchmarks/micro_manager.py --json`."""
+    bare, runs = record["overhead"], record["grains"]
+    rows = [[r["variant"], f"{r['window_ms']:.2f}", f"{r['overhead_us']:.3f}"] for r in bare["rows"]]
+    first = table(["no-op micro simulation", "window, ms", "overhead, µs per point and window"], rows)
+    rows = [
+        [r["variant"], f"{r['wall_s']:.1f} s", f"{r['solves']:,} ({percent(r['share'])})",
+         percent(r["error_mean"]), percent(r["error_p95"])]
+        for r in runs["rows"]
+    ]  # fmt: skip
+    second = table(["dissolving grains", "wall time", "micro solves", "mean error", "p95 error"], rows)
+    times = ", ".join(f"{name.removeprefix('ours, ')}: {t:.1f}" for name, t in runs["fewer_solves"].items())
+    return (
+        f"{bare['points']:,} points, {bare['windows']} windows, medians; preCICE alone "
+        f"{bare['echo']['window_ms']:.2f} ms a window:\n\n{first}\n"
+        f"{runs['points']:,} points, {runs['windows']} windows, from a cold start:\n\n{second}\n"
+        "Times fewer micro solves than their adaptivity at the same mean error (interpolated between its settings, "
+        f"where they bracket it): {times or 'not bracketed'}. {_where(record)}\n"
+    )
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "precice": precice,
+    "micro_manager": micro_manager,
     "case_01": case,
     "case_01_cold": case,
     "case_02": case,
