@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -100,7 +101,14 @@ def main() -> None:
     for row in table:
         print(f"{row['channel']:<8} {row['rows']:>8} {row['ms']:>9.3f} {row['raw_ms']:>15.3f} {row['ratio']:>6.2f}")
     if args.json:
-        machine = {"machine": platform.machine(), "cores": len(os.sched_getaffinity(0)), "quick": args.quick}
+        mpirun, _ = launcher()
+        version = subprocess.run([*mpirun, "--version"], capture_output=True, text=True).stdout.splitlines()[0]
+        machine = {
+            "machine": platform.machine(),
+            "cores": len(os.sched_getaffinity(0)),
+            "mpi": re.sub(r"^mpi\w+ \((.*)\)", r"\1", version).strip(),
+            "quick": args.quick,
+        }
         args.json.write_text(json.dumps({"client": table, **machine}, indent=2) + "\n")
 
 

@@ -136,7 +136,18 @@ def micro_manager(record: dict[str, Any]) -> str:
     )
 
 
+def client(record: dict[str, Any]) -> str:
+    """`benchmarks/client.py --json`."""
+    rows = [
+        [f"{r['rows']:,}", r["channel"], f"{r['ms']:.3f}", f"{r['raw_ms']:.3f}", f"{r['ratio']:.2f}"]
+        for r in record["client"]
+    ]
+    head = ["rows", "channel", "exchange, ms", "raw round trip and copy, ms", "ratio"]
+    return table(head, rows) + f"\nMedians, {record['cores']} cores, {record['mpi']}.\n"
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "client": client,
     "precice": precice,
     "micro_manager": micro_manager,
     "case_01": case,
