@@ -8,30 +8,20 @@ import numpy as np
 import pytest
 
 from neuroscale_couple.config import schema
-from neuroscale_couple.fine import make_fine_solver
 from neuroscale_couple.gate.physical import Physical
 from neuroscale_couple.kernels.definite import positive_definite
-from neuroscale_couple.physics import make_problem
-from neuroscale_couple.physics.microstructure import generate
 from neuroscale_couple.reasons import Reason, Source
-from neuroscale_couple.values import F64, I64, U8, FieldSpec, FineAnswer, Layout, Points, Prediction
+from neuroscale_couple.values import F64, I64, U8, FieldSpec, Layout, Points, Prediction
+from tests.stand_ins import Solved
 
 N = 12
 
 
-class Setting:
-    """A micro problem, its points, random inputs and their exact answers."""
+class Setting(Solved):
+    """A micro problem, its points, random inputs and their exact answers, and the stage."""
 
     def __init__(self, name: str, size: float) -> None:
-        self.problem = make_problem(schema.Problem(name=name, grid=8))
-        phase = generate(schema.Microstructure(size=(0.3, 0.5)), np.arange(N), 8, None)
-        self.points = Points(np.arange(N), np.zeros((N, 2)), np.ones(N), {"phase": phase})
-        self.inputs = np.random.default_rng(1).normal(0.0, size, (N, self.problem.inputs.size))
-        if name == "conduction":
-            self.inputs[:, 2] = 300.0
-        fine = make_fine_solver(schema.Fine(tolerance=1e-8), self.problem)
-        fine.attach(self.points)
-        self.answer: FineAnswer = fine.solve(np.arange(N), self.inputs)
+        super().__init__(name, size, N, 1e-8)
         self.stage = Physical(schema.Gate(tolerance=0.02), self.problem)
         self.stage.attach(self.points, None)
 

@@ -19,9 +19,9 @@ from neuroscale_couple.learning.base import Learner
 from neuroscale_couple.learning.select import held_out
 from neuroscale_couple.physics import make_problem
 from neuroscale_couple.reasons import Source
-from neuroscale_couple.surrogate.artifact import Calibration, Card
 from neuroscale_couple.surrogate.base import Surrogate
 from neuroscale_couple.values import F64, I64, FineAnswer, Points, Prediction
+from tests.stand_ins import CoarseOnly, card
 
 N = 60
 PROBLEM = make_problem(schema.Problem(name="composite", grid=4))
@@ -37,32 +37,18 @@ def truth(phase: Any, inputs: F64) -> F64:
     return np.asarray((1e4 + 1e4 * phase.mean(axis=(1, 2)))[:, None] * inputs)
 
 
-class Toy(Surrogate):
+class Toy(CoarseOnly):
     """The true law, wrong by the bias written in its file."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.version = path, 0
         self.bias = float(json.loads(path.read_text())["bias"])
         score = np.linspace(0.0, 2.0, 500)
-        self.card = Card(
-            problem=PROBLEM.signature, input_range=[(-1, 1)] * 3, output_floor=1.0, domain={},
-            calibration={"surrogate_coarse": Calibration(score=score.tolist(), error=(self.bias * score).tolist())},
-            metrics={}, versions={}, data_sha256="",
-        )  # fmt: skip
-
-    @property
-    def rungs(self) -> tuple[Source, ...]:
-        return (Source.SURROGATE_COARSE,)
-
-    def attach(self, points: Points) -> None:
-        self.points = points
+        self.card = card(PROBLEM.signature, score, self.bias * score)
 
     def predict(self, rung: Source, rows: I64, inputs: F64) -> Prediction:
         outputs = truth(self.points.parameters["phase"][rows], inputs) * (1 + self.bias)
         return Prediction(rows, outputs, np.zeros((len(rows), 3, 3)), np.ones(len(rows)))
-
-    def fields(self, rows: I64, inputs: F64) -> None:
-        return None
 
 
 def artifact(path: Path, bias: float) -> Path:

@@ -14,9 +14,8 @@ from neuroscale_couple.loop import Loop, Parts
 from neuroscale_couple.physics import make_problem
 from neuroscale_couple.physics.microstructure import generate
 from neuroscale_couple.reasons import Reason, Source
-from neuroscale_couple.surrogate.artifact import Calibration, Card
-from neuroscale_couple.surrogate.base import Surrogate
 from neuroscale_couple.values import F64, I64, Batch, FineAnswer, Points, Prediction
+from tests.stand_ins import CoarseOnly, card
 
 N = 6
 
@@ -55,33 +54,20 @@ class Memory(FineSolver):
         self.state = self.last = np.array(state["sum"])
 
 
-class Doubtful(Surrogate):
+class Doubtful(CoarseOnly):
     """Answers zero; its score is that of the script for each call."""
 
     version = 5
 
     def __init__(self, problem: Any, scores: list[F64]) -> None:
         self.scores, self.asked = scores, []
-        table = Calibration(score=np.linspace(0, 0.05, 2000).tolist(), error=np.linspace(0, 0.05, 2000).tolist())
-        self.card = Card(
-            problem=problem.signature, input_range=[(-9.0, 9.0)] * 3, output_floor=1.0, domain={},
-            calibration={"surrogate_coarse": table}, metrics={}, versions={}, data_sha256="",
-        )  # fmt: skip
-
-    @property
-    def rungs(self) -> tuple[Source, ...]:
-        return (Source.SURROGATE_COARSE,)
-
-    def attach(self, points: Points) -> None:
-        return None
+        score = np.linspace(0, 0.05, 2000)
+        self.card = card(problem.signature, score, score, reach=9.0)
 
     def predict(self, rung: Source, rows: I64, inputs: F64) -> Prediction:
         score = self.scores[len(self.asked)][rows]
         self.asked.append(rows.tolist())
         return Prediction(rows, np.zeros((len(rows), 3)), np.broadcast_to(np.eye(3), (len(rows), 3, 3)), score)
-
-    def fields(self, rows: I64, inputs: F64) -> None:
-        return None
 
 
 class Observer:

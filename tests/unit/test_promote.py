@@ -13,9 +13,8 @@ from neuroscale_couple.config import schema
 from neuroscale_couple.learning.promote import Metrics, decide, evaluate, write_history
 from neuroscale_couple.learning.store import Samples
 from neuroscale_couple.reasons import Source
-from neuroscale_couple.surrogate.artifact import Calibration, Card
-from neuroscale_couple.surrogate.base import Surrogate
-from neuroscale_couple.values import F64, I64, Points, Prediction
+from neuroscale_couple.values import F64, I64, Prediction
+from tests.stand_ins import CoarseOnly, card
 
 GATE = schema.Gate(tolerance=0.02, confidence=0.95)
 GOOD = Metrics(n=1000, p50=0.005, p95=0.018, accepted=0.9, above=0.02)
@@ -85,33 +84,19 @@ def test_accepting_more_is_better() -> None:
     assert decided(GOOD, useless)[0]
 
 
-class Linear(Surrogate):
+class Linear(CoarseOnly):
     """Ten times the input, wrong by `bias`; points beyond the first know their own structure only."""
-
-    version = 0
 
     def __init__(self, bias: float, calibrated: bool = True) -> None:
         self.bias = bias
         score = np.linspace(0.0, 2.0, 1000)
-        table = Calibration(score=score.tolist(), error=(abs(bias) * score).tolist())
-        self.card = Card(
-            problem={}, input_range=[(-10, 10)] * 3, output_floor=1.0, domain={},
-            calibration={"surrogate_coarse": table} if calibrated else {}, metrics={}, versions={}, data_sha256="",
-        )  # fmt: skip
-
-    @property
-    def rungs(self) -> tuple[Source, ...]:
-        return (Source.SURROGATE_COARSE,)
-
-    def attach(self, points: Points) -> None:
-        self.points = points
+        self.card = card({}, score, abs(bias) * score, reach=10.0)
+        if not calibrated:
+            self.card = self.card.model_copy(update={"calibration": {}})
 
     def predict(self, rung: Source, rows: I64, inputs: F64) -> Prediction:
         level = self.points.parameters["phase"][rows].mean(axis=(1, 2))[:, None]
         return Prediction(rows, 10 * level * inputs * (1 + self.bias), np.zeros((len(rows), 3, 3)), np.ones(len(rows)))
-
-    def fields(self, rows: I64, inputs: F64) -> None:
-        return None
 
 
 def samples(n: int = 300) -> Samples:

@@ -16,9 +16,8 @@ from neuroscale_couple import assemble, loop, parallel
 from neuroscale_couple.config import schema
 from neuroscale_couple.fine import make_fine_solver
 from neuroscale_couple.reasons import Source
-from neuroscale_couple.surrogate.artifact import Calibration, Card
-from neuroscale_couple.surrogate.base import Surrogate
 from neuroscale_couple.values import Prediction
+from tests.stand_ins import CoarseOnly, card
 
 
 def count_calls(calls: list[dict[str, Any]]) -> None:
@@ -45,7 +44,7 @@ def wrap(name: str, calls: list[dict[str, Any]]) -> None:
     setattr(loop.Loop, name, counted)
 
 
-class Wavering(Surrogate):
+class Wavering(CoarseOnly):
     """The fine solver's answer, unsure of another third of the points each time it is asked."""
 
     version = 4
@@ -53,16 +52,8 @@ class Wavering(Surrogate):
     def __init__(self, problem: Any) -> None:
         self.fine = make_fine_solver(schema.Fine(tolerance=1e-9), problem)
         self.asked = 0
-        score = np.linspace(0, 0.05, 2000).tolist()
-        self.card = Card(
-            problem=problem.signature, input_range=[(-1.0, 1.0)] * 3, output_floor=problem.output_floor(), domain={},
-            calibration={"surrogate_coarse": Calibration(score=score, error=score)}, metrics={}, versions={},
-            data_sha256="",
-        )  # fmt: skip
-
-    @property
-    def rungs(self) -> tuple[Source, ...]:
-        return (Source.SURROGATE_COARSE,)
+        score = np.linspace(0, 0.05, 2000)
+        self.card = card(problem.signature, score, score, floor=problem.output_floor())
 
     def attach(self, points: Any) -> None:
         self.fine.attach(points)
@@ -72,9 +63,6 @@ class Wavering(Surrogate):
         self.asked += 1
         score = np.where((rows + self.asked) % 3 == 0, 1.0, 1e-4)
         return Prediction(rows, answer.outputs, answer.tangent, score)
-
-    def fields(self, rows: Any, inputs: Any) -> None:
-        return None
 
 
 def main() -> None:
