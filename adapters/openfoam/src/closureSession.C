@@ -12,6 +12,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <thread>
 
 namespace Foam {
 namespace neuroscale {
@@ -27,9 +28,13 @@ void closureSession::guarded(const char* what, const Call& call) {
     } catch (const std::exception& error) {
         cause = error.what();
     }
-    client_.reset(); // ends the service that this rank started
+    client_.reset();         // ends the service that this rank started
+    if (Pstream::parRun()) { // an MPI job that is aborted may lose what its ranks said last
+        Perr << "neuroscaleClosure " << name() << ": " << what << " failed: " << cause.c_str() << endl;
+        std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    }
     FatalErrorInFunction << "neuroscaleClosure " << name() << ": " << what << " at time " << mesh_.time().timeName()
-                         << " failed: " << cause << nl << "    configuration " << config_ << exit(FatalError);
+                         << " failed: " << cause.c_str() << nl << "    configuration " << config_ << exit(FatalError);
 }
 
 closureSession::closureSession(const word& name, const fvMesh& mesh, const dictionary& dict)

@@ -1,0 +1,164 @@
+"""What goes wrong in an OpenFOAM run ends it within seconds, with the first cause, and leaves no service behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.openfoam.foam import ADAPTER, Case, cavity, heat, mpirun, surroundings
+
+pytestmark = [pytest.mark.needs("openfoam"), pytest.mark.timeout(240)]
+
+BROKEN = '''
+
+from stress import ExactStress
+
+
+class Broken(ExactStress):
+    """Answers what is not finite from the third call on."""
+
+    calls = 0
+
+    def solve(self, rows, inputs, guess=None):
+        answer = super().solve(rows, inputs, guess)
+        Broken.calls += 1
+        if Broken.calls > 2:
+            answer.outputs[0] = float("nan")
+        return answer
+'''
+
+
+def fatal(case: Case, solver: str = "pimpleFoam", ranks: int = 1) -> str:
+    """Output of a run that must end with an error, in one line; no service is left."""
+    output = case.solve(solver, ranks, code=1)
+    if ranks == 1:  # MPI may lose the last words of ranks that it ends
+        assert re.search(r"FOAM FATAL (IO )?ERROR", output), output[-3000:]
+    case.no_service_left()
+    return " ".join(output.split())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("grad\\(U\\)", "grad(V)"), "input gradient: the solver has no field V to take the gradient of"),
+        (("neuroscale.yaml", "other.yaml"), "config: there is no file"),
+        (("name stress", "name strss"), "strss"),
+        (("components \\(xx xy yx yy\\); unit \"1/s\"", "components (xx xy); unit \"1/s\""), "gradient"),
+        (("components \\(xx xy yx yy\\); unit \"1/s\"", "components (xx xq); unit \"1/s\""), "component xq is unknown"),
+        (("unit \"m2/s2\"", "unit \"Pa\""), "Pa"),
+        (("every;", "sometimes;"), "exchange is sometimes; it may be once"),
+        (("every;", "every; noFlux (floor);"), "noFlux: there is no patch floor; the mesh has"),
+        (("every;", "every; structure blocks;"), "blocks"),
+        (("every;", "every; service \"/no/such/program\";"), "/no/such/program"),
+        (("every;", "every; channel pigeon;"), "pigeon"),
+    ],
+)  # fmt: skip
+def test_a_wrong_dictionary_is_said(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+    assert said in fatal(cavity(tmp_path).edit("constant/fvOptions", change))
+
+
+def test_an_equation_that_nobody_assembles_is_an_error(tmp_path: Path) -> None:
+    said = fatal(cavity(tmp_path).edit("constant/fvOptions", (r"field +U;", "field T;")))
+    assert "the solver has no equation of a field T that reads fvOptions; it has the scalar fields" in said
+
+
+def test_a_wrong_configuration_is_said_with_its_own_words(tmp_path: Path) -> None:
+    case = cavity(tmp_path).edit("neuroscale.yaml", ("gate:", "gat:"))
+    assert "did you mean 'neuroscale.gate'" in fatal(case, ranks=2)
+
+
+def test_a_library_that_does_not_load_is_said_by_our_check(tmp_path: Path) -> None:
+    """OpenFOAM itself warns and goes on to what it does not know."""
+    case = cavity(tmp_path).edit("system/controlDict", ("libneuroscaleFoam.so", "libneuroscaleFoamX.so"))
+    assert "Unknown" in fatal(case)
+    done = subprocess.run(
+        [str(ADAPTER / "check-case"), str(case.folder)], env=surroundings(case.folder), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "the library libneuroscaleFoamX.so does not load" in done.stderr
+
+
+def test_our_check_finds_what_is_missing(tmp_path: Path) -> None:
+    case = cavity(tmp_path)
+    assert case.run(str(ADAPTER / "check-case"), ".") == ""
+    case.edit("constant/fvOptions", ("grad\\(U\\)", "grad(V)"), ("neuroscale.yaml", "other.yaml"))
+    said = case.run(str(ADAPTER / "check-case"), ".", code=1)
+    assert "the closure names the field V, which no time folder has" in said
+    assert "config: there is no file other.yaml" in said
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_nan_of_the_service_is_never_used(tmp_path: Path, ranks: int) -> None:
+    case = cavity(tmp_path)
+    (case.folder / "broken.py").write_text(BROKEN)
+    case.edit("neuroscale.yaml", ("stress:ExactStress", "broken:Broken"))
+    said = fatal(case, ranks=ranks)
+    assert "is not finite and was not sent" in said
+    assert "neuroscaleClosure stress: the exchange " in said
+
+
+def test_a_nan_of_the_solver_is_named(tmp_path: Path) -> None:
+    case = heat(tmp_path, 8, 6)
+    case.edit("0/T", (r"^internalField .*", "internalField uniform 1e200;"))
+    assert "neuroscaleClosure heat" in fatal(case, "laplacianFoam")
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_service_that_dies_ends_the_solver_within_seconds(tmp_path: Path, ranks: int) -> None:
+    case = cavity(tmp_path, steps=100000)
+    command = ["pimpleFoam"]
+    if ranks > 1:
+        case.run("decomposePar")
+        command = [mpirun(), "-n", str(ranks), "pimpleFoam", "-parallel"]
+    solver = case.start(*command)
+    try:
+        end = time.monotonic() + 60
+        while "Time = 0.4" not in (seen := solver.stdout.readline()) and time.monotonic() < end:
+            assert seen, "the solver has ended"
+        os.kill(case.services()[0], signal.SIGKILL)
+        output = solver.communicate(timeout=20)[0]
+    finally:
+        if solver.poll() is None:
+            os.killpg(solver.pid, signal.SIGKILL)
+    assert solver.returncode != 0
+    assert re.search(
+        r"neuroscaleClosure stress: the (exchange|commit of the last time step) (at time \S+ )?failed", output
+    )
+    case.no_service_left()
+
+
+def test_a_solver_that_is_killed_leaves_no_service(tmp_path: Path) -> None:
+    case = cavity(tmp_path, steps=100000)
+    solver = case.start("pimpleFoam")
+    while "Time = 0.4" not in solver.stdout.readline():
+        assert solver.poll() is None
+    solver.kill()
+    solver.communicate(timeout=20)
+    case.no_service_left(30)
+
+
+def test_a_restart_without_its_checkpoint_is_said(tmp_path: Path) -> None:
+    """Case 05 checkpoints every step; one that has gone further than the fields cannot be taken."""
+    case = cavity(tmp_path, steps=4)
+    case.solve("pimpleFoam")
+    case.edit("system/controlDict", (r"^endTime .*", "endTime 0.64;"))
+    assert "resumed after 4 windows" in case.solve("pimpleFoam")
+    for folder in case.folder.glob("0.64"):
+        for file in folder.rglob("*"):
+            if file.is_file():
+                file.unlink()
+    said = fatal(
+        case.edit(
+            "system/controlDict", (r"^startFrom .*", "startFrom startTime;"), (r"^startTime .*", "startTime 0.32;")
+        )
+    )
+    assert "the case starts from time 0.32, but the service's checkpoint is of time 0.64" in said
+    assert "set `resume no;`" in said
+    case.edit("constant/fvOptions", ("every;", "every; resume no;")).solve("pimpleFoam")
