@@ -55,4 +55,4 @@ def test_a_required_component_fails(folder: Path) -> None:
 def test_an_unknown_component_is_refused(folder: Path) -> None:
     done = run(folder, "precise")
     assert done.returncode != 0
-    assert "NSC_TEST_REQUIRES names 'precise'; known components: cuda, fenicsx, fortran, openfoam, precice" in done.stderr
+    assert "names 'precise'; known components: cuda, fenicsx, fortran, openfoam, precice" in done.stderr
