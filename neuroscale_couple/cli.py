@@ -176,7 +176,7 @@ def run_once(args: argparse.Namespace, overrides: dict[str, Any], label: str) ->
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "run.json").unlink(missing_ok=True)
     say(
-        f"[bold]{label}[/]: {escape(str(loaded.macro or loaded.config.neuroscale.replay))}"
+        f"[bold]{label}[/]: {escape(str(loaded.macro or loaded.config.neuroscale.replay or 'through preCICE'))}"
         + (" (resumed)" if resume else "")
     )
     startup = preload()
@@ -280,13 +280,26 @@ def serve_command(args: argparse.Namespace) -> int:
     if args.fine_only:
         overrides, label = overrides | FINE_ONLY, "fine_only"
     assemble.run_options = assemble.RunOptions(overrides, args.resume, args.label or label)
-    if args.socket is not None:
-        assemble.serve_socket(args.target, args.socket, args.ranks, args.wait)
-    elif args.client:
+    if args.client:
         assemble.serve_client(args.target)
+    elif args.socket is not None or (socket := socket_of(load(args.target, overrides))) is not None:
+        assemble.serve_socket(args.target, args.socket or socket, args.ranks, args.wait)
     else:
         assemble.serve(args.target)
     return 0
+
+
+def socket_of(loaded: Loaded) -> Path | None:
+    """Where a service that is started by hand waits with `transport: socket`, else None. Raises: ConfigError."""
+    settings = loaded.config.neuroscale
+    if settings.transport != "socket":
+        return None
+    if settings.socket is None:
+        raise ConfigError(
+            f"{loaded.path}: with transport: socket the solver starts the service; to start it by hand give both the "
+            "same path: neuroscale.socket, or --socket PATH here"
+        )
+    return Path(settings.socket)
 
 
 def check_command(args: argparse.Namespace) -> int:

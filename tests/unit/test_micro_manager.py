@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -318,6 +321,44 @@ def test_workers_are_gone_after_close(make: Make) -> None:
             os.kill(pid, 0)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ends children with their parent")
+def test_workers_do_not_outlive_a_killed_run(tmp_path: Path) -> None:
+    (tmp_path / "micro.py").write_text(
+        "import os, time\nfrom pathlib import Path\n"
+        "class MicroSimulation:\n"
+        "    def solve(self, data, dt):\n"
+        "        (Path(__file__).parent / 'pid').write_text(str(os.getpid()))\n"
+        "        time.sleep(100)\n"
+    )
+    program = f"""
+import numpy as np
+from tests.unit.test_micro_manager import Fine, Micro, MicroManager, Points, problem
+solver = MicroManager(Fine(micro=Micro(file="micro", folder={str(tmp_path)!r}, workers=1)), problem())
+solver.attach(Points(np.arange(1), np.zeros((1, 2)), np.ones(1)))
+solver.solve(np.arange(1), np.ones((1, 3)))
+"""
+    run = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[2])
+    wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() != "")
+    run.kill()
+    run.wait()
+    wait_for(lambda: not alive(int((tmp_path / "pid").read_text())))
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60.0
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -376,8 +417,6 @@ def test_old_and_new_signatures_are_told_apart() -> None:
 
 
 def test_an_installed_micro_manager_is_preferred_to_the_stand_in(tmp_path: Path, monkeypatch: Any) -> None:
-    import sys
-
     (tmp_path / "micro_manager.py").write_text("class MicroSimulationInterface:\n    real = True\n")
     (tmp_path / "mine_a.py").write_text(
         "from micro_manager import MicroSimulationInterface as Base\nclass MicroSimulation(Base):\n    pass\n"
