@@ -340,7 +340,7 @@ def train_command(args: argparse.Namespace) -> int:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        path = training.train_from_config(loaded.config, loaded.folder, progress)
+        path = training.train_case(loaded.config.neuroscale, loaded.folder, progress)
     say(f"model: {path}")
     return 0
 

@@ -65,7 +65,13 @@ def fit(
     expected: F64 | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """See `training.fit`. expected: float64 [k, n_in], loads that a run may meet, for the consistency term."""
+    """Train on fine answers and write a calibrated artifact to `out`, its weights beside it as safetensors.
+
+    seconds, max_steps: budget, whichever ends first; without either `settings.epochs` passes over the data
+    start: artifact to go on from (its weights lie beside it)
+    expected: float64 [k, n_in], loads that a run may meet, for the consistency term
+    Raises: ArtifactError, ValueError if the data are too few.
+    """
     begun = time.perf_counter()
     if not isinstance(problem, CellProblem):
         raise ConfigError(f"training: {problem.name!r} is not a periodic cell; only those can be trained")
@@ -107,7 +113,10 @@ def fit(
 
 
 def train_case(config: schema.Neuroscale, folder: Path, progress: Progress | None = None) -> Path:
-    """See `training.train_from_config`."""
+    """Make the data of a case (or what is missing of it) and train its model; returns the artifact's path.
+
+    folder: of the config file. Raises: ConfigError.
+    """
     problem = make_problem(config.problem)
     if not isinstance(problem, CellProblem):
         raise ConfigError(f"problem.name: {problem.name!r} is not a periodic cell; only those can be trained")

@@ -13,7 +13,7 @@ from neuroscale_couple.config import schema
 from neuroscale_couple.errors import ArtifactError, ConfigError
 from neuroscale_couple.operator.neuroscale import Sizes
 from neuroscale_couple.surrogate import artifact, load
-from neuroscale_couple.training import fit, train_from_config
+from neuroscale_couple.training import fit, train_case
 from neuroscale_couple.training.dataset import Dataset, load_ranges
 from neuroscale_couple.training.fitting import halves, ranges_of, split
 from neuroscale_couple.training.model import load_weights, make_model, make_physics, save_weights, set_statistics
@@ -173,11 +173,11 @@ def test_ranges_in_a_run_follow_the_loads_met_so_far() -> None:
 def test_one_call_trains_a_case_from_nothing(tmp_path: Path) -> None:
     small = small_models.settings("conduction", structures=12)
     small = small.model_copy(update={"training": small.training.model_copy(update={"epochs": 2})})
-    path = train_from_config(schema.Config(neuroscale=small), tmp_path)
+    path = train_case(small, tmp_path)
     assert path == tmp_path / "model.pt"
     assert load(path, small_models.problem("conduction"), "cpu").card.problem["name"] == "conduction"
     with pytest.raises(ConfigError, match=r"neuroscale\.model names no file"):
-        train_from_config(schema.Config(neuroscale=small.model_copy(update={"model": None})), tmp_path)
+        train_case(small.model_copy(update={"model": None}), tmp_path)
 
 
 def test_the_function_is_not_hidden_by_a_module_of_its_name() -> None:
