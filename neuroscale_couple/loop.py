@@ -96,10 +96,10 @@ class Loop:
 
     def _lead(self, batch: Batch, reply: Reply) -> None:
         """Solve the points whose fine answers the surrogate answers the others from; the same ones all window."""
-        if self.surrogate is None or self.parts.gate.closed:
+        if self.surrogate is None:
             return
         if self.reply is None and self.start is None:
-            limit = self.parts.gate.largest_score(self.surrogate.rungs[0])
+            limit = -np.inf if self.parts.gate.closed else self.parts.gate.largest_score(self.surrogate.rungs[0])
             with self.timers("surrogate"):
                 self.leaders = self.surrogate.lead(self.question, self.last_fine == self.window - 1, limit)
         if not len(self.leaders):

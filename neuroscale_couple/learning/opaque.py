@@ -30,14 +30,14 @@ MIN_SAMPLES = 10
 """New fine answers before a fit, where the configuration does not say."""
 GROWTH = 0.01
 """A fit needs so many new samples, as a share of those that were there at the last one."""
-WINDOWS = 3
-"""Last windows that lengths are found from where a micro problem remembers."""
+WINDOWS = 10
+"""Last windows that a fit and its evidence come from where a micro problem remembers."""
 REFRESH = 5
 """Windows after which a candidate that is as good is promoted for its newer evidence."""
 CAP = 3000
 """Samples that one fit uses at most."""
-SEEN = 1000
-"""Latest pairs (score, error) that calibrate."""
+SEEN = 300
+"""Latest pairs (score, error) of points that did not lead, met in the run, that calibrate."""
 KEPT = 4
 """Artifacts kept of a run, beside the first."""
 RUNG = Source.SURROGATE_COARSE.name.lower()
@@ -78,8 +78,10 @@ class OpaqueLearner(PromotingLearner):
         rows, question, outputs = (np.concatenate(arrays) for arrays in zip(*answers, strict=True))
         _, last = np.unique(rows[::-1], return_index=True)
         last = len(rows) - 1 - last
-        pairs, _ = current.evidence(rows[last], question[last], outputs[last])
-        return clean_pairs(pairs[:, 0], pairs[:, 1])
+        if current.idle:
+            return np.zeros((0, 2))
+        pairs, led = current.evidence(rows[last], question[last], outputs[last])
+        return clean_pairs(pairs[~led, 0], pairs[~led, 1])
 
     def _set(self, key: str, otherwise: float) -> float:
         """A number of the configuration, or ours where it does not say."""
@@ -105,7 +107,7 @@ class OpaqueLearner(PromotingLearner):
         fit(self._opaque, blocks, path, self._pairs, lengths, getattr(current, "sha256", None))
         candidate = self._read(path, version)
         before, after = (self._metrics(surrogate, blocks[-1]) for surrogate in (current, candidate))
-        stale = window - self._promoted >= REFRESH or _widens(candidate, current)
+        stale = window - self._promoted >= REFRESH or _widens(candidate, current) or getattr(current, "idle", False)
         promoted, reason = decide(after, before, SMALL * self._gate.tolerance, stale)
         entry |= {"samples": sum(len(b.question) for b in blocks), "start": start, "version": version}
         entry |= {"before": before, "after": after, "reason": reason}

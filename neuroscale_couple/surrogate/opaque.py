@@ -31,8 +31,8 @@ LEAST = 20
 """Leaders of a rank at least: fewer say nothing about how answers vary."""
 SHARE = 0.7
 """Leaders are chosen so that scores stay below this share of the largest accepted one."""
-FRESH = 1.5
-"""How much further from the leaders another point must be than one that needs not be brought up to date."""
+FRESH = 1e6
+"""Points that need not be brought up to date are taken first: how much their scores count for more."""
 
 
 class OpaqueSurrogate(Surrogate):
@@ -52,12 +52,12 @@ class OpaqueSurrogate(Surrogate):
         self._problem = problem
         self._led: tuple[I64, F64, F64] | None = None  # rows, questions and outputs of the leaders
         try:
-            self._module = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
+            self.module = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
         except RuntimeError as cause:
             raise ArtifactError(
                 f"{path}: torch {torch.__version__} cannot load it ({cause}); train it again"
             ) from cause
-        self._kept = self._given = self._module.stored()
+        self._kept = self._given = self.module.stored()
         problem.take_floors(np.asarray(self.card.domain["floors"], dtype=np.float64))
 
     @property
@@ -80,7 +80,7 @@ class OpaqueSurrogate(Surrogate):
         question = torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float64))
         for start in range(0, len(rows), CHUNK):
             part = slice(start, start + CHUNK)
-            answer, deviation = self._module.answer(question[part], self._given)
+            answer, deviation = self.module.answer(question[part], self._given)
             outputs[part], score[part] = answer.numpy(), deviation.numpy()
         return Prediction(rows, outputs, np.empty((len(rows), n_out, 0)), score)
 
@@ -92,22 +92,22 @@ class OpaqueSurrogate(Surrogate):
 
     @torch.inference_mode()
     def lead(self, question: F64, fresh: Bool, limit: float) -> I64:
-        """See `Surrogate.lead`; where the problem remembers, those of the last window, and what the scores need.
+        """See `Surrogate.lead`: as many as the scores need, fresh ones first.
 
-        Where it does not, what the artifact keeps is as good as leaders: as many as that leaves in doubt.
+        Where nothing is remembered, what the artifact keeps is as good as leaders, and they answer together.
         """
         none = np.zeros(0, dtype=np.int64)
         if not len(question) or not limit > 0.0 or not np.isfinite(question).all():
+            self._led = None
             return none  # nothing would be accepted
         asked = torch.from_numpy(np.ascontiguousarray(question))
-        outputs, _ = self._module.answer(asked, self._given)
-        size = self._module.relative(outputs, self._given.amplitude)
+        outputs, _ = self.module.answer(asked, self._given)
+        size = self.module.relative(outputs, self._given.amplitude)
         prefer = torch.from_numpy(np.where(fresh, FRESH, 1.0))
-        z, kept = self._module.place(asked), self._kept.basis
+        z, kept = self.module.place(asked), self._kept.basis
         if self._problem.remembers:
-            least = min(LEAST, len(z))
-            first = torch.from_numpy(self.leaders)
-            rows = cover(z, first, size, prefer, SHARE * limit, least, MOST)
+            first = torch.zeros(0, dtype=torch.int64)
+            rows = cover(z, first, size, prefer, SHARE * limit, min(LEAST, len(z)), MOST)
         else:
             zero = kept.new_zeros(len(kept))
             first = torch.arange(len(kept))
@@ -127,9 +127,9 @@ class OpaqueSurrogate(Surrogate):
         self._led = (rows, question.copy(), outputs.copy())
         asked, answers = (torch.from_numpy(values) for values in self._led[1:])
         if self._problem.remembers:
-            self._given = self._module.condition(asked, answers)
+            self._given = self.module.condition(asked, answers)
         else:
-            self._given = self._module.extend(self._kept, asked, answers)
+            self._given = self.module.extend(self._kept, asked, answers)
 
     @torch.inference_mode()
     def evidence(self, rows: I64, question: F64, outputs: F64) -> tuple[F64, Bool]:
@@ -143,16 +143,21 @@ class OpaqueSurrogate(Surrogate):
         if self._led is not None and led.any():
             before = len(self._given.basis) - len(self._led[0])
             at = before + np.searchsorted(self._led[0], rows[led])
-            left_out: tuple[Tensor, Tensor] = self._module.left_out(self._given)
+            left_out: tuple[Tensor, Tensor] = self.module.left_out(self._given)
             answer[led], score[led] = left_out[0].numpy()[at], left_out[1].numpy()[at]
         return np.column_stack([score, self._problem.relative_error(answer, outputs)]), led
+
+    @property
+    def idle(self) -> bool:
+        """Whether the last window had no leaders although the problem remembers: what is known is out of date."""
+        return self._problem.remembers and self._led is None
 
     @torch.inference_mode()
     def cross_validate(self, question: F64, outputs: F64) -> F64:
         """Score and error, float64 [m, 2], of each of these answers from some of the others, at most `MOST`."""
         rows = np.linspace(0, len(question) - 1, min(MOST, len(question))).astype(np.int64)
-        given = self._module.condition(torch.from_numpy(question[rows]), torch.from_numpy(outputs[rows]))
-        answer, score = self._module.left_out(given)
+        given = self.module.condition(torch.from_numpy(question[rows]), torch.from_numpy(outputs[rows]))
+        answer, score = self.module.left_out(given)
         return np.column_stack([score.numpy(), self._problem.relative_error(answer.numpy(), outputs[rows])])
 
     def inherit(self, before: Surrogate | None) -> None:

@@ -48,6 +48,10 @@ NESTED = (10, 20, 40, 80, 160)
 """Numbers of leaders that evidence is drawn from in a block that was solved in full."""
 DRAWN = 200
 """Pairs drawn for each of them at most."""
+TUNED = 3
+"""Last blocks that the lengths are found from."""
+ONE_BY_ONE = 200
+"""Blocks up to this size are evidence by leaving out one sample at a time; larger ones were solved in full."""
 FEWEST = 10
 
 
@@ -100,10 +104,12 @@ def fit(
 ) -> Kriging:
     """Find the lengths, keep the answers of the last block, and write the artifact.
 
-    blocks: in the order of time; seen: float64 [k, 2], score and error of answers before their fine answer was known
+    blocks: in the order of time, the last ones are fitted to, all are evidence
+    seen: float64 [k, 2], score and error of answers of earlier surrogates before their fine answer was known
     start: `card.domain["lengths"]` of an earlier fit
     Raises: ValueError if there are too few samples.
     """
+    every, blocks = blocks, blocks[-TUNED:]
     count = sum(len(block.question) for block in blocks)
     if count < FEWEST:
         raise ValueError(f"{count} samples are too few, at least {FEWEST} are needed")
@@ -114,9 +120,7 @@ def fit(
     lengths = _tune(problem, blocks, (shift, scale), start)
     kriging = _module(problem, blocks[-1], (shift, scale), lengths, floors)
     with torch.no_grad():
-        evidence = seen if len(seen) else nested_evidence(problem, kriging, blocks[-1])
-        if len(seen) and not problem.remembers:
-            evidence = np.concatenate([nested_evidence(problem, kriging, blocks[-1])[-len(seen) :], seen])
+        evidence = _evidence(problem, kriging, every, seen)
         rows = basis_of(kriging, blocks[-1])
         last = blocks[-1]
         kriging.keep(kriging.condition(torch.from_numpy(last.question[rows]), torch.from_numpy(last.outputs[rows])))
@@ -133,8 +137,12 @@ def basis_of(kriging: Kriging, block: Block) -> I64:
     return np.asarray(cover(z, torch.zeros(0, dtype=torch.int64), one, one, 1e-4, 1, BASIS).numpy())
 
 
-def nested_evidence(problem: OpaqueProblem, kriging: Kriging, block: Block) -> F64:
-    """Score and error, float64 [k, 2], of the block's samples answered from few, more and many of the others."""
+@torch.no_grad()
+def nested_evidence(problem: OpaqueProblem, kriging: Any, block: Block) -> F64:
+    """Score and error, float64 [k, 2], of the block's samples answered from few, more and many of the others.
+
+    kriging: a `Kriging`, or one loaded from an artifact
+    """
     question, outputs = torch.from_numpy(block.question), torch.from_numpy(block.outputs)
     z = kriging.place(question)
     one = torch.ones(len(z), dtype=z.dtype)
@@ -146,6 +154,19 @@ def nested_evidence(problem: OpaqueProblem, kriging: Kriging, block: Block) -> F
         answer, score = kriging.answer(question[rest], kriging.condition(question[rows], outputs[rows]))
         pairs.append(np.column_stack([score.numpy(), problem.relative_error(answer.numpy(), block.outputs[rest])]))
     return np.concatenate(pairs) if pairs else np.zeros((0, 2))
+
+
+def _evidence(problem: OpaqueProblem, kriging: Kriging, blocks: Sequence[Block], seen: F64) -> F64:
+    """Pairs for calibration: of samples left out of their block, and those that were seen in the run."""
+    if not problem.remembers:
+        nested = nested_evidence(problem, kriging, blocks[-1])
+        return np.concatenate([nested[-len(seen) :], seen]) if len(seen) else nested
+    pairs = [nested_evidence(problem, kriging, block) for block in blocks[-TUNED:]]
+    for block in (block for block in blocks if len(block.question) <= ONE_BY_ONE):
+        question, outputs = torch.from_numpy(block.question), torch.from_numpy(block.outputs)
+        answer, score = kriging.left_out(kriging.condition(question, outputs))
+        pairs.append(np.column_stack([score.numpy(), problem.relative_error(answer.numpy(), block.outputs)]))
+    return np.concatenate([*pairs, seen])
 
 
 def _scale(question: F64) -> F64:
