@@ -19,12 +19,11 @@ import numpy as np
 from neuroscale_couple.config import schema
 from neuroscale_couple.correction.base import Correction
 from neuroscale_couple.errors import ConfigError
+from neuroscale_couple.kernels import Balance, Plan, combine_sums, conserve
 from neuroscale_couple.physics.base import MicroProblem
 from neuroscale_couple.reasons import Source
 from neuroscale_couple.values import F64, U8, Batch, Points
 
-PASSES = 2
-"""The second pass removes the round-off that the first one leaves."""
 LARGE = 5.0
 """A change of more than this many estimated errors is worth a warning."""
 ROUND_OFF = 1e-12
@@ -50,6 +49,7 @@ class Conserve(Correction):
         self._floor = float(problem.output_floor())
         self._comm = comm
         self._volumes: F64 = np.zeros(0)
+        self._plan = Plan.of(0)
         self._said: set[tuple[str, str]] = set()
         self.defect: dict[str, float] = {}
         self.change: dict[str, float] = {}
@@ -57,6 +57,7 @@ class Conserve(Correction):
     def attach(self, points: Points) -> None:
         """Keep the volumes of this rank's points."""
         self._volumes = np.ascontiguousarray(points.volumes, dtype=np.float64)
+        self._plan = Plan.of(len(points))
 
     def apply(self, batch: Batch, outputs: F64, tangent: F64, error: F64, source: U8) -> None:
         """Restore the balances whose totals the batch carries. Collective: yes."""
@@ -66,23 +67,14 @@ class Conserve(Correction):
             return
         at = np.array([self._columns[name] for name in names])
         totals = np.array([float(batch.totals[name]) for name in names])
-        weight = self._volumes * self._variance(outputs, error, source)
-        free = np.flatnonzero(weight)
-        weight, volume = weight[free], self._volumes[free]
-        multiplier = np.zeros(len(names))
-        for _ in range(PASSES):
-            residual, stiffness, size = self._reduce(outputs[:, at], totals, float(weight @ volume))
-            if stiffness <= 0.0:
-                break
-            step = residual / stiffness
-            outputs[free[:, None], at] += weight[:, None] * step
-            multiplier += step
-        residual, _, size = self._reduce(outputs[:, at], totals, 0.0)
-        relative = np.abs(residual) / np.maximum(size + np.abs(totals), np.finfo(float).tiny)
-        largest = self._largest(np.sqrt(weight * volume))
+        variance = self._variance(outputs, error, source)
+        balance = Balance(self._plan, outputs, at.astype(np.int64), self._volumes, variance)
+        done = conserve(balance, totals[None], combine=self._combine)
+        defect, change = done.defect[0], done.change[0]
+        relative = np.abs(defect) / np.maximum(done.size[0] + np.abs(totals), np.finfo(float).tiny)
         for k, name in enumerate(names):
-            self.defect[name], self.change[name] = float(relative[k]), float(abs(multiplier[k]) * largest)
-            self._warn(batch, name, totals[k], residual[k])
+            self.defect[name], self.change[name] = float(relative[k]), float(change[k])
+            self._warn(batch, name, totals[k], defect[k])
 
     def _variance(self, outputs: F64, error: F64, source: U8) -> F64:
         """v: float64 [n]; an estimate that is not finite counts as 100 %."""
@@ -93,28 +85,11 @@ class Conserve(Correction):
         size *= size
         return np.asarray(size)
 
-    def _reduce(self, y: F64, totals: F64, stiffness: float) -> tuple[F64, float, F64]:
-        """(totals - sum V y, sum V^2 v, sum |V y|) over all ranks; sums in extended precision, then in pairs."""
-        product = self._volumes[:, None] * y
-        exact = product.sum(axis=0, dtype=np.longdouble)
-        high = exact.astype(np.float64)
-        low = (exact - high).astype(np.float64)
-        mine = np.concatenate([high, low, np.abs(product).sum(axis=0), [stiffness]])
-        k = len(totals)
+    def _combine(self, sums: F64) -> F64:
+        """The sums over all ranks."""
         if self._comm is not None and self._comm.size > 1:
-            parts = np.asarray(self._comm.allgather(mine), dtype=np.longdouble)
-        else:
-            parts = mine.astype(np.longdouble)[None]
-        whole = parts.sum(axis=0)
-        residual = (totals - (whole[:k] + whole[k : 2 * k])).astype(np.float64)
-        return residual, float(whole[-1]), whole[2 * k : 3 * k].astype(np.float64)
-
-    def _largest(self, sigma_volume: F64) -> float:
-        """Largest V_i sqrt(v_i) over all ranks: times the multiplier, a change in units of its estimated error."""
-        mine = float(sigma_volume.max()) if len(sigma_volume) else 0.0
-        if self._comm is not None and self._comm.size > 1:
-            return float(max(self._comm.allgather(mine)))
-        return mine
+            return combine_sums(self._comm.allgather(sums))
+        return sums
 
     def _warn(self, batch: Batch, name: str, total: float, residual: float) -> None:
         where = f"window {batch.window}, iteration {batch.iteration}: the balance of {name!r}"

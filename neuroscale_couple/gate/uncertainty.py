@@ -27,11 +27,14 @@ import numpy as np
 
 from neuroscale_couple.calibration import accepted_up_to, clean_pairs, error_curve, smallest_certifiable
 from neuroscale_couple.config import schema
-from neuroscale_couple.gate.base import GateStage, refuse
+from neuroscale_couple.gate.base import GateStage
+from neuroscale_couple.kernels import gate_select
 from neuroscale_couple.physics.base import MicroProblem
 from neuroscale_couple.reasons import Reason, Source
 from neuroscale_couple.surrogate.artifact import Card
 from neuroscale_couple.values import F64, U8, Bool, Points, Prediction
+
+NO_CURVE = np.zeros(0), np.zeros(0)
 
 log = logging.getLogger("neuroscale_couple.gate")
 
@@ -67,20 +70,15 @@ class Uncertainty(GateStage):
         if not self.thresholds:
             np.copyto(reason, np.uint8(Reason.UNCERTAIN), where=reason == 0)
 
-    @np.errstate(invalid="ignore", over="ignore")
     def accept(self, rung: Source, inputs: F64, prediction: Prediction, error: F64, reason: U8) -> None:
         """Refuse uncertain answers. error: float64 [m], out, in relative terms."""
         score = prediction.score
         if not len(score):
             return
-        curve = self._curves.get(rung)
-        error[:] = np.inf if curve is None else np.interp(score, *curve)
+        curve = self._curves.get(rung, NO_CURVE)
         threshold = self.thresholds.get(rung, -np.inf)
-        if not score.max() <= threshold:
-            finite = np.isfinite(score)
-            refuse(reason, ~finite, Reason.NOT_FINITE)
-            refuse(reason, ~(score <= threshold), Reason.UNCERTAIN)
-            error[~finite] = np.inf
+        codes = int(Reason.NOT_FINITE), int(Reason.UNCERTAIN)
+        gate_select(np.ascontiguousarray(score), threshold, curve, codes, reason, error)
 
     def would_accept(self, source: U8, score: F64) -> Bool:
         """Whether answers with these rungs and scores would be accepted now; source: uint8 [n], score: float64 [n]."""

@@ -11,6 +11,7 @@ from neuroscale_couple.kernels.definite import positive_definite
 from neuroscale_couple.values import F64
 
 SIDES = (2, 3, 6)
+"""Sides of the tensors that are compiled."""
 SLACK = 1e-9
 LOWEST = 1e-6
 
@@ -25,6 +26,7 @@ def admissible(
     without bounds the eigenvalues of S are raised to `lowest` times the largest
 
     tensors: float32 or float64 [n, d, columns], in/out; columns first ... first + d - 1 are projected; d = 2, 3, 6
+        (compiled), any other d by NumPy
     lower, upper: the same dtype, [n, d, d], symmetric; or None
     wanted: uint8 [n], 0 leaves a tensor as it is; None: all are projected
     slack: share of the trace of U by which a tensor may pass a bound before it is changed
@@ -35,10 +37,10 @@ def admissible(
     arrays.check_kind(tensors, "tensors")
     shape = tuple(tensors.shape)
     d = shape[1] if len(shape) == 3 else 0
-    if d not in SIDES or first < 0 or first + d > shape[2]:
+    if not d or first < 0 or first + d > shape[2]:
         raise ValueError(
-            f"tensors: got shape {shape} with first column {first}, expected [tensors, d, columns] with d = 2, 3 or 6 "
-            "and first + d <= columns"
+            f"tensors: got shape {shape} with first column {first}, expected [tensors, d, columns] "
+            "with first + d <= columns"
         )
     arrays.check_strides(tensors, "tensors")
     if (lower is None) != (upper is None):
@@ -48,7 +50,7 @@ def admissible(
             arrays.check_like(array, name, (shape[0], d, d), arrays.dtype_of(tensors), tensors)
     if wanted is not None:
         arrays.check_like(wanted, "wanted", (shape[0],), "uint8", tensors)
-    chosen = arrays.choose(tensors, backend)
+    chosen = arrays.choose(tensors, backend if d in SIDES or backend != "auto" else "numpy")
     changed = arrays.empty((shape[0],), "uint8", tensors)
     if chosen == "numpy":
         block = arrays.host(tensors)[:, :, first : first + d]

@@ -34,7 +34,7 @@ class Plan:
 
     @classmethod
     def of(cls, n: int, groups: I64 | None = None, segments: int = 1, chunk: int = CHUNK) -> Plan:
-        """All n points together, or by group: int64 [n], 0 ... segments - 1. Raises: ValueError."""
+        """All n points together, or by group; groups: int64 [n] of 0 ... segments - 1. Raises: ValueError."""
         if groups is None:
             counts, entries = np.array([n]), None
         else:
@@ -85,7 +85,7 @@ class Balance:
             raise ValueError(f"columns: got {self.columns.tolist()}, expected numbers from 0 to {shape[1] - 1}")
 
     def arguments(self, multiplier: F64, bounded: bool = True) -> tuple[Any, ...]:
-        """What the compiled kernels take first."""
+        """What the compiled kernels take first; multiplier: float64 [segments, k]."""
         plan = self.plan
         parts = tuple(None if p is None else arrays.place(p, self.values) for p in
                       (plan.entries, plan.chunks, plan.chunk_segment))  # fmt: skip
@@ -127,7 +127,10 @@ def conserve_sums(balance: Balance, multiplier: F64, backend: arrays.Backend = "
 
 
 def conserve_apply(balance: Balance, multiplier: F64, backend: arrays.Backend = "auto") -> None:
-    """Write y' = clip(y + nu V v, lower, upper) into the values; points with V v = 0 stay as they are to the bit."""
+    """Write y' = clip(y + nu V v, lower, upper) into the values; points with V v = 0 stay as they are to the bit.
+
+    multiplier: float64 [segments, k]
+    """
     chosen = arrays.choose(balance.values, backend)
     if chosen == "numpy":
         changed, _free = _numpy_changed(balance, multiplier, True)

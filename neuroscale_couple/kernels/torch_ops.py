@@ -22,7 +22,7 @@ from neuroscale_couple.kernels.conserve import conserve as restore
 
 @torch.library.custom_op("neuroscale::coarsen_pyramid", mutates_args=())
 def pyramid(field: Tensor, factors: Sequence[int]) -> list[Tensor]:
-    """Volume means on all coarser levels, see `kernels.coarsen_pyramid`."""
+    """Volume means of a field [n, c, (z,) y, x] on all coarser levels, see `kernels.coarsen_pyramid`."""
     return list(coarsen_pyramid(field.detach(), list(factors)))
 
 

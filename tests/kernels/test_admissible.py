@@ -131,12 +131,20 @@ def test_a_block_of_wider_rows_is_projected_and_the_rest_left(backend: Any) -> N
     assert (np.linalg.eigvalsh(t[:, :, 1:3]) > 0.0).all()
 
 
+def test_other_sides_go_through_numpy() -> None:
+    t = np.random.default_rng(0).normal(size=(10, 4, 4))
+    kernels.admissible(t)
+    assert (np.linalg.eigvalsh(t) > 0.0).all()
+    with pytest.raises(ValueError, match=r"^tensors: got shape \(10, 4, 4\) with first column 0, expected"):
+        kernels.admissible(t, backend="compiled")
+
+
 def test_bad_input_is_refused_with_got_and_expected() -> None:
     t = np.zeros((4, 3, 3))
     for arguments, text in (
         (
-            (np.zeros((4, 4, 4)),),
-            r"^tensors: got shape \(4, 4, 4\) with first column 0, expected \[tensors, d, columns\]",
+            (np.zeros((4, 3)),),
+            r"^tensors: got shape \(4, 3\) with first column 0, expected \[tensors, d, columns\]",
         ),
         ((np.zeros((4, 3, 2)),), r"^tensors: got shape \(4, 3, 2\)"),
         ((t, t.copy()), "^lower, upper: got one of the two, expected both or neither"),

@@ -7,33 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neuroscale_couple.config import schema
-from neuroscale_couple.correction.admissible import Admissible, clip_between
-from neuroscale_couple.fine import make_fine_solver
-from neuroscale_couple.physics import make_problem
-from neuroscale_couple.physics.microstructure import generate
+from neuroscale_couple.correction.admissible import Admissible
+from neuroscale_couple.kernels.admissible import clip_between
 from neuroscale_couple.reasons import Source
 from neuroscale_couple.values import F64, U8, Batch, FieldSpec, Layout, Points
+from tests.stand_ins import Solved
 
 N = 30
 
 
-class Setting:
+class Setting(Solved):
     """A micro problem with points, inputs, and exact tangents."""
 
     def __init__(self, name: str, size: float) -> None:
-        self.problem = make_problem(schema.Problem(name=name, grid=8))
-        phase = generate(schema.Microstructure(size=(0.3, 0.5)), np.arange(N), 8, None)
-        self.points = Points(np.arange(N), np.zeros((N, 2)), np.ones(N), {"phase": phase})
-        self.inputs = np.random.default_rng(1).normal(0.0, size, (N, self.problem.inputs.size))
-        if name == "conduction":
-            self.inputs[:, 2] = 300.0
-        fine = make_fine_solver(schema.Fine(tolerance=1e-10), self.problem)
-        fine.attach(self.points)
-        answer = fine.solve(np.arange(N), self.inputs)
-        self.outputs, self.tangent = answer.outputs, answer.tangent
+        super().__init__(name, size, N, 1e-10)
+        self.outputs, self.tangent = self.answer.outputs, self.answer.tangent
         self.driving = self.problem.driving
-        shares = phase.mean(axis=(1, 2))[:, None, None]
+        shares = self.phase.mean(axis=(1, 2))[:, None, None]
         self.lower, self.upper = self.problem.tangent_bounds(self.inputs, shares)
         self.correction = Admissible(self.problem)
         self.correction.attach(self.points)

@@ -1,0 +1,184 @@
+// Runs every CPU kernel on arrays large enough for threads and compares it with the reference, bit for bit; built with
+// a sanitizer or run under valgrind by tests/kernels/test_threads_and_memory.py. Exits 1 on a difference.
+#include "neuroscale/kernels/admissible.h"
+#include "neuroscale/kernels/coarsen_cells.h"
+#include "neuroscale/kernels/coarsen_pyramid.h"
+#include "neuroscale/kernels/conserve.h"
+#include "neuroscale/kernels/gate_select.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <numeric>
+#include <vector>
+
+namespace k = neuroscale::kernels;
+
+namespace {
+
+int failures = 0;
+
+void check(const char* what, bool same) {
+    std::printf("%s: %s\n", what, same ? "same" : "DIFFERENT");
+    failures += same ? 0 : 1;
+}
+
+template <typename T>
+bool same(const std::vector<T>& a, const std::vector<T>& b) {
+    return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+}
+
+std::vector<double> numbers(std::int64_t n, unsigned seed) {
+    std::vector<double> out(static_cast<std::size_t>(n));
+    std::srand(seed);
+    for (double& x : out) {
+        x = std::rand() / (RAND_MAX + 1.0) - 0.4;
+    }
+    return out;
+}
+
+void pyramid(std::int64_t fields) {
+    k::PyramidShape shape{fields, 1, 48, 40, 2, {2, 4}, false};
+    const std::vector<double> fine = numbers(fields * 48 * 40, 1);
+    std::vector<std::vector<double>> outputs[2];
+    for (int version = 0; version < 2; ++version) {
+        for (int part = 0; part < 3; ++part) {
+            outputs[version].emplace_back(fields * 24 * 20);
+            outputs[version].emplace_back(fields * 6 * 5);
+        }
+        double* p[6];
+        for (int i = 0; i < 6; ++i) {
+            p[i] = outputs[version][static_cast<std::size_t>(i)].data();
+        }
+        const k::PyramidOutputs<double> out{p, p + 2, p + 4};
+        if (version == 0) {
+            k::cpu::coarsen_pyramid(fine.data(), out, shape);
+        } else {
+            k::reference::coarsen_pyramid(fine.data(), out, shape);
+        }
+    }
+    for (std::size_t i = 0; i < 6; ++i) {
+        check("coarsen_pyramid", same(outputs[0][i], outputs[1][i]));
+    }
+}
+
+void cells(std::int64_t coarse_cells) {
+    std::vector<std::int64_t> offsets{0};
+    for (std::int64_t c = 0; c < coarse_cells; ++c) {
+        offsets.push_back(offsets.back() + c % 13);
+    }
+    std::vector<std::int64_t> index(static_cast<std::size_t>(offsets.back()));
+    std::iota(index.rbegin(), index.rend(), 0);
+    const k::CellMap map{coarse_cells, offsets.data(), index.data()};
+    const auto n = static_cast<std::int64_t>(index.size());
+    const std::vector<double> weights = numbers(n, 2);
+    const std::vector<double> fine = numbers(n * 3, 3);
+    std::vector<double> one(static_cast<std::size_t>(coarse_cells * 3));
+    std::vector<double> other = one;
+    k::cpu::coarsen_cells<double>(map, weights.data(), nullptr, fine.data(), 3, one.data());
+    k::reference::coarsen_cells<double>(map, weights.data(), nullptr, fine.data(), 3, other.data());
+    check("coarsen_cells", same(one, other));
+    std::vector<double> back(fine.size());
+    std::vector<double> again(fine.size());
+    k::cpu::refine_cells<double>(map, weights.data(), nullptr, one.data(), 3, back.data());
+    k::reference::refine_cells<double>(map, weights.data(), nullptr, one.data(), 3, again.data());
+    check("refine_cells", same(back, again));
+}
+
+void conserve(std::int64_t n) {
+    std::vector<double> values = numbers(n * 3, 4);
+    const std::vector<double> volumes = numbers(n, 5);
+    const std::vector<double> variance = numbers(n, 6);
+    const std::vector<std::int64_t> columns{0, 2};
+    std::vector<std::int64_t> chunks;
+    for (std::int64_t start = 0; start < n; start += 1001) {
+        chunks.push_back(start);
+    }
+    std::vector<std::int64_t> segment(chunks.size(), 0);
+    segment.back() = 1;
+    chunks.push_back(n);
+    const std::vector<double> multiplier{0.3, -0.2, 0.1, 0.0};
+    std::vector<double> parts(segment.size() * 2 * k::conserve_sums_count);
+    std::vector<double> one(4 * k::conserve_sums_count);
+    std::vector<double> other = one;
+    k::Balances<double> b{};
+    b.values = values.data();
+    b.stride = 3;
+    b.columns = columns.data();
+    b.k = 2;
+    b.volumes = volumes.data();
+    b.variance = variance.data();
+    b.chunks = chunks.data();
+    b.chunk_segment = segment.data();
+    b.chunk_count = static_cast<std::int64_t>(segment.size());
+    b.segments = 2;
+    b.multiplier = multiplier.data();
+    k::cpu::conserve_sums(b, parts.data(), one.data());
+    k::reference::conserve_sums(b, parts.data(), other.data());
+    check("conserve_sums", same(one, other));
+    std::vector<double> copy = values;
+    k::cpu::conserve_apply(b);
+    b.values = copy.data();
+    k::reference::conserve_apply(b);
+    check("conserve_apply", same(values, copy));
+}
+
+void admissible(std::int64_t n) {
+    std::vector<double> t = numbers(n * 9, 7);
+    std::vector<double> copy = t;
+    std::vector<std::uint8_t> changed(static_cast<std::size_t>(n));
+    std::vector<std::uint8_t> other = changed;
+    k::Tensors<double> a{t.data(), nullptr, nullptr, nullptr, changed.data(), n, 3, 0, 3, 1e-9, 1e-6};
+    k::cpu::admissible(a);
+    a.tensors = copy.data();
+    a.changed = other.data();
+    k::reference::admissible(a);
+    check("admissible", same(t, copy) && same(changed, other));
+}
+
+void gate(std::int64_t n) {
+    const std::vector<double> score = numbers(n, 8);
+    const std::vector<double> knots{-0.2, 0.1, 0.3};
+    const std::vector<double> levels{1.0, 2.0, 4.0};
+    std::vector<std::uint8_t> reason[2];
+    std::vector<double> error[2];
+    std::vector<std::int64_t> refused[2];
+    for (int version = 0; version < 2; ++version) {
+        reason[version].assign(static_cast<std::size_t>(n), 0);
+        error[version].assign(static_cast<std::size_t>(n), 0.0);
+        refused[version].assign(static_cast<std::size_t>(n), -1);
+        std::vector<std::int64_t> parts(65);
+        const k::Selection<double> s{score.data(),
+                                     n,
+                                     0.2,
+                                     knots.data(),
+                                     levels.data(),
+                                     3,
+                                     6,
+                                     5,
+                                     reason[version].data(),
+                                     error[version].data(),
+                                     refused[version].data(),
+                                     parts.data(),
+                                     64};
+        if (version == 0) {
+            k::cpu::gate_select(s);
+        } else {
+            k::reference::gate_select(s);
+        }
+    }
+    check("gate_select", same(reason[0], reason[1]) && same(error[0], error[1]) && same(refused[0], refused[1]));
+}
+
+} // namespace
+
+// One argument: how many times smaller than what threads are worth (valgrind is slow).
+int main(int, char** arguments) {
+    const std::int64_t less = std::atoll(arguments[1]);
+    pyramid(400 / less);
+    cells(60000 / less);
+    conserve(300000 / less);
+    admissible(40000 / less);
+    gate(400000 / less);
+    return failures == 0 ? 0 : 1;
+}
