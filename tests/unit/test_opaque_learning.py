@@ -1,0 +1,196 @@
+"""From nothing to few micro solves: leaders, calibration, drift, resuming; on grains whose state is hidden."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.opaque import DT, Replayed, all_fine, floors, make_problem, plate
+from neuroscale_couple.checkpoint import Checkpoint
+from neuroscale_couple.config import schema
+from neuroscale_couple.fine import share_answers
+from neuroscale_couple.gate import make_gate
+from neuroscale_couple.learning import make_learner
+from neuroscale_couple.loop import Loop, Parts
+from neuroscale_couple.physics.opaque import OpaqueProblem
+from neuroscale_couple.reasons import Reason, Source
+from neuroscale_couple.surrogate import load
+from neuroscale_couple.values import F64, Batch, FieldSpec, FineAnswer
+
+WINDOWS, TOLERANCE = 16, 0.05
+WHERE, GIVEN = plate(16, 10, WINDOWS)
+TRUTH = all_fine(GIVEN)
+N = len(WHERE)
+
+
+@dataclass
+class Run:
+    """A cold run, window by window. calls: rows of each fine call by window."""
+
+    folder: Path
+    gate: schema.Gate
+    checkpoint: bool = False
+
+    def __post_init__(self) -> None:
+        problem = make_problem(TRUTH)
+        self.grains = Replayed(problem)
+        parts = Parts(
+            problem=problem,
+            fine=share_answers(self.grains, schema.Fine(alike="auto"), problem, self.gate),
+            gate=make_gate(self.gate, problem),
+            learner=make_learner(
+                schema.Learning(mode="online"), schema.Training(), problem, self.folder, None, self.gate
+            ),
+            checkpoint=Checkpoint(self.folder / "checkpoint", None, digest="") if self.checkpoint else None,
+        )
+        self.loop = Loop(parts, WHERE)
+        self.error: list[F64] = []
+        self.followers = self.above = 0
+
+    def window(self, w: int) -> F64:
+        """One window; its outputs."""
+        answer = self.loop.evaluate(Batch(w, 0, w * DT, DT, GIVEN[w]))
+        error = self.loop.parts.problem.relative_error(answer.outputs, TRUTH[w])
+        follow = answer.source != Source.FINE
+        self.followers += int(follow.sum())
+        self.above += int((error[follow] > self.gate.tolerance).sum())
+        self.error.append(error)
+        self.loop.commit()
+        return answer.outputs
+
+
+@pytest.fixture(scope="module")
+def cold(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = Run(tmp_path_factory.mktemp("cold"), schema.Gate(tolerance=TOLERANCE))
+    for w in range(WINDOWS):
+        run.window(w)
+    return run
+
+
+def test_a_cold_start_needs_few_solves_and_keeps_the_tolerance(cold: Run) -> None:
+    """Replays and audits count as solves; one window of the run is solved in full."""
+    assert cold.grains.solves < 0.4 * N * WINDOWS
+    assert cold.followers > 0.6 * N * WINDOWS
+    assert np.mean(cold.error) < 0.2 * TOLERANCE
+
+
+def test_the_share_of_accepted_answers_above_the_tolerance_is_as_promised(cold: Run) -> None:
+    assert cold.above <= (1.0 - cold.gate.confidence) * cold.followers
+
+
+def test_errors_do_not_pile_up(cold: Run) -> None:
+    assert np.quantile(cold.error[-1], 0.95) < TOLERANCE
+
+
+def test_a_point_that_falls_back_is_brought_up_to_date_exactly(cold: Run) -> None:
+    """Fine answers of a run that skipped windows equal those of the run that solved all."""
+    rows = np.flatnonzero(cold.grains.at < WINDOWS)
+    assert len(rows) > N // 2  # they have skipped windows
+    answer = cold.grains.solve(rows, GIVEN[-1][rows])
+    cold.grains.rollback()
+    assert (answer.iterations > 1).all()
+    again = Replayed(make_problem(TRUTH))
+    again.attach(WHERE)
+    for w in range(WINDOWS):
+        again.begin(Batch(w, 0, w * DT, DT, GIVEN[w]))
+        again.solve(np.arange(N), GIVEN[w])
+        again.commit()
+    expected = again.solve(rows, GIVEN[-1][rows])
+    np.testing.assert_allclose(answer.outputs, expected.outputs, rtol=1e-12)
+
+
+def test_a_closed_gate_solves_every_point_by_itself(tmp_path: Path) -> None:
+    run = Run(tmp_path, schema.Gate(open=False))
+    for w in range(3):
+        np.testing.assert_array_equal(run.window(w), TRUTH[w])
+    assert run.grains.solves == 3 * N
+
+
+def test_leaders_stay_through_the_iterations_of_a_window_and_give_one_map(tmp_path: Path) -> None:
+    run = Run(tmp_path, schema.Gate(tolerance=TOLERANCE, audit=0.0))
+    for w in range(4):
+        run.window(w)
+    first = run.loop.evaluate(Batch(4, 0, 4 * DT, DT, GIVEN[4]))
+    leaders = run.loop.leaders.copy()
+    assert 0 < len(leaders) < N // 2
+    assert (first.reason[leaders] == Reason.LEADER).all()
+    run.loop.evaluate(Batch(4, 1, 4 * DT, DT, 1.001 * GIVEN[4]))
+    np.testing.assert_array_equal(run.loop.leaders, leaders)
+    once = run.loop.evaluate(Batch(4, 2, 4 * DT, DT, GIVEN[4])).outputs
+    again = run.loop.evaluate(Batch(4, 3, 4 * DT, DT, GIVEN[4])).outputs
+    np.testing.assert_array_equal(again, once)
+
+
+def test_a_resumed_run_answers_what_the_whole_one_answers(tmp_path: Path) -> None:
+    gate = schema.Gate(tolerance=TOLERANCE)
+    whole = Run(tmp_path / "whole", gate, checkpoint=True)
+    for w in range(5):
+        whole.window(w)
+    assert whole.loop.parts.checkpoint is not None
+    stored = whole.loop.parts.checkpoint.load()
+    assert stored is not None
+    arrays, meta = stored
+    resumed = Run(tmp_path / "whole", gate)
+    problem = resumed.loop.parts.problem
+    resumed.loop._install(load(Path(meta["model_path"]), problem))
+    resumed.loop.restore(arrays, meta)
+    expected = whole.loop.evaluate(Batch(5, 0, 5 * DT, DT, GIVEN[5])).outputs
+    np.testing.assert_array_equal(resumed.window(5), expected)
+
+
+def test_the_floors_of_the_first_surrogate_stay(cold: Run) -> None:
+    problem = OpaqueProblem(cold.loop.inputs.fields, cold.loop.outputs.fields)
+    assert problem.floors.tolist() == [0.0, 0.0]
+    surrogate = load(sorted((cold.folder / "models").glob("v*[0-9].pt"))[-1], cold.loop.parts.problem)
+    assert surrogate.card.domain["floors"] == pytest.approx(floors(TRUTH))
+    problem.take_floors(np.array([1.0, 2.0]))
+    problem.take_floors(np.array([3.0, 4.0]))
+    assert problem.floors.tolist() == [1.0, 2.0]
+
+
+class Curve(Replayed):
+    """A nonlinear answer that remembers nothing."""
+
+    def solve(self, rows: Any, inputs: F64, guess: Any = None) -> FineAnswer:
+        self.solves += len(rows)
+        t, c = inputs.T
+        outputs = np.column_stack([np.exp(3.0 * (t - 1.0)) * c * (1.2 - c), (0.5 + c) ** 1.5 * np.sqrt(t)])
+        m = len(rows)
+        return FineAnswer(rows, outputs, np.empty((m, 2, 0)), np.ones(m, bool), np.ones(m, np.int64), np.zeros(m))
+
+
+def test_what_is_learned_stays_known_where_nothing_is_remembered(tmp_path: Path) -> None:
+    names = ("temperature", "concentration")
+    problem = OpaqueProblem([FieldSpec(name, ("",), "1") for name in names], [FieldSpec("a", ("", "b"), "1")], False)
+    gate = schema.Gate(tolerance=0.02, audit=0.0)
+    curve = Curve(problem)
+    learner = make_learner(schema.Learning(mode="online"), schema.Training(), problem, tmp_path, None, gate)
+    loop = Loop(Parts(problem=problem, fine=curve, gate=make_gate(gate, problem), learner=learner), WHERE)
+    solves = []
+    for w in (0, 4, 8, 12, 15, 4, 8):
+        before = curve.solves
+        outputs = loop.evaluate(Batch(w, 0, 0.0, DT, GIVEN[w])).outputs
+        solves.append(curve.solves - before)
+        loop.commit()
+        error = problem.relative_error(outputs, curve.solve(np.arange(N), GIVEN[w]).outputs)
+        assert np.quantile(error, 0.95) < gate.tolerance
+    assert solves[0] == N and max(solves[1:]) < N // 2
+    assert max(solves[-2:]) < N // 20
+
+
+def test_an_input_that_starts_to_vary_is_solved(tmp_path: Path) -> None:
+    run = Run(tmp_path, schema.Gate(tolerance=TOLERANCE, audit=0.0))
+    for w in range(3):
+        still = GIVEN[w].copy()
+        still[:, 0] = 1.0
+        run.loop.evaluate(Batch(w, 0, w * DT, DT, still))
+        run.loop.commit()
+    moved = still.copy()
+    moved[: N // 2, 0] = 1.2
+    answer = run.loop.evaluate(Batch(3, 0, 3 * DT, DT, moved))
+    half = answer.reason[: N // 2]
+    assert np.isin(half, [Reason.OUT_OF_DOMAIN, Reason.LEADER]).all()
