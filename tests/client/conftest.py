@@ -54,15 +54,20 @@ def finish(process: subprocess.Popen[str], code: int = 0, seconds: float = 60.0)
     return output
 
 
+def cmake() -> str:
+    """The cmake of this environment, else the system's."""
+    beside = Path(sys.executable).parent / "cmake"
+    found = str(beside) if beside.exists() else shutil.which("cmake")
+    assert found is not None, "cmake is needed to build the client"
+    return found
+
+
 @pytest.fixture(scope="session")
 def programs() -> Programs:
-    beside = Path(sys.executable).parent / "cmake"
-    cmake = str(beside) if beside.exists() else shutil.which("cmake")
-    assert cmake is not None, "cmake is needed to build the client"
     options = ["-DNEUROSCALE_CLIENT_TESTS=ON", "-DNEUROSCALE_CLIENT_WERROR=ON", f"-DPython_EXECUTABLE={sys.executable}"]
     for command in (
-        [cmake, "-S", str(ROOT / "csrc" / "client"), "-B", str(FOLDER), *options],
-        [cmake, "--build", str(FOLDER), "--parallel", "2"],
+        [cmake(), "-S", str(ROOT / "csrc" / "client"), "-B", str(FOLDER), *options],
+        [cmake(), "--build", str(FOLDER), "--parallel", "2"],
     ):
         done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.client.conftest import Programs
+from tests.client.conftest import ROOT, Programs, cmake
 
 CASE = """neuroscale:
   transport: socket
@@ -89,3 +91,30 @@ def test_what_the_embedded_channel_cannot_do_is_said(programs: Programs, tmp_pat
     assert "3 channel embedded serves one rank, this solver has 2: use channel socket or mpi" in told(0, 2)
     assert "is not a Python interpreter" in told(NEUROSCALE_PYTHON="/nowhere/python")
     assert "there is no nopython on PATH; set NEUROSCALE_PYTHON" in told(NEUROSCALE_PYTHON="nopython")
+
+
+BUILDING = """cmake_minimum_required(VERSION 3.18)
+project(solver LANGUAGES C)
+find_package(neuroscale_client REQUIRED)
+add_executable(solver closure.c)
+target_link_libraries(solver neuroscale::client)
+"""
+
+
+def test_an_installed_client_is_found_and_used(programs: Programs, embedded_flux: np.ndarray, tmp_path: Path) -> None:
+    prefix, source = tmp_path / "prefix", tmp_path / "source"
+    source.mkdir()
+    (source / "CMakeLists.txt").write_text(BUILDING)
+    shutil.copy(ROOT / "csrc" / "examples" / "closure.c", source)
+    for command in (
+        ["--install", str(programs.folder), "--prefix", str(prefix)],
+        ["-S", str(source), "-B", str(tmp_path / "build"), f"-DCMAKE_PREFIX_PATH={prefix}"],
+        ["--build", str(tmp_path / "build")],
+    ):
+        done = subprocess.run([cmake(), *command], capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0, done.stdout + done.stderr
+    for channel in ("socket", "embedded"):
+        programs.need(channel)
+        solver = Programs(tmp_path / "build")
+        said = solver.run("solver", write_case(tmp_path), channel, **surroundings(tmp_path))
+        np.testing.assert_array_equal(flux_of(said), embedded_flux)

@@ -47,13 +47,14 @@ def test_answers_are_those_of_the_closure_in_one_process(drive: Drive, tmp_path:
     assert wait_for_end(service)[0] == 0
 
 
-def test_two_ranks_share_one_service(drive: Drive, tmp_path: Path) -> None:
-    service = start_service(tmp_path / "service", "echo", 2)
-    ranks = [drive("joining", rank, 2) for rank in (0, 1)]
-    lines = [finish(rank).splitlines() for rank in ranks]
+@pytest.mark.parametrize("ranks", [2, 5])
+def test_ranks_share_one_service(ranks: int, drive: Drive, tmp_path: Path) -> None:
+    """The fifth rank has no points."""
+    service = start_service(tmp_path / "service", "echo", ranks)
+    lines = [finish(process).splitlines() for process in [drive("joining", rank, ranks) for rank in range(ranks)]]
     whole = expected()
-    for rank in (0, 1):
-        assert lines[rank] == [whole[0], *(line for i, line in enumerate(whole[1:]) if i % 4 % 2 == rank)]
+    for rank in range(ranks):
+        assert lines[rank] == [whole[0], *(line for i, line in enumerate(whole[1:]) if i % 4 % ranks == rank)]
     assert wait_for_end(service)[0] == 0
 
 
