@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import stat
 import subprocess
 import time
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from neuroscale_couple.transport.embedded import EmbeddedClosure
+from neuroscale_couple.transport.frames import HEADER, Kind
 from tests.client.conftest import Programs, finish
 from tests.client.services import start_service, wait_for_end
 from tests.contract.transport_contract import Echo, inputs, points
@@ -200,8 +202,6 @@ def test_what_cannot_be_opened_is_refused(arguments: tuple[object, ...], sentenc
 
 
 def test_a_stale_socket_is_replaced_but_no_other_file(programs: Programs, tmp_path: Path) -> None:
-    import socket
-
     stale = socket.socket(socket.AF_UNIX)
     stale.bind(str(tmp_path / "stale"))
     stale.close()
@@ -210,6 +210,29 @@ def test_a_stale_socket_is_replaced_but_no_other_file(programs: Programs, tmp_pa
         programs.run("client_driver", "once", tmp_path, "socket", tmp_path / name, code=1, NEUROSCALE_COUPLE="false")
     assert not (tmp_path / "stale").exists()
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (HEADER.pack(b"NSCW", 9, Kind.WELCOME, 4, 0), "7 the service speaks version 9 of the wire format, this client"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "7 what came does not start like a message"),
+        (HEADER.pack(b"NSCW", 1, Kind.READY, 0, 0), "7 the service sent ready where welcome was expected"),
+        (HEADER.pack(b"NSCW", 1, Kind.WELCOME, 2**60, 0), "7 a message claims 1152921504606846976 bytes of text"),
+        (HEADER.pack(b"NSCW", 1, Kind.WELCOME, 4, 0) + b"ab", "5 the service went away without a word"),
+        (HEADER.pack(b"NSCW", 1, Kind.WELCOME, 2, 0) + b"ab", "7 a message is truncated: it has 2 bytes left where 4"),
+    ],
+)
+def test_a_hostile_service_is_refused_with_a_text(raw: bytes, told: str, drive: Drive, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as hostile:
+        hostile.bind(str(tmp_path / "service"))
+        hostile.listen()
+        solver = drive("once")
+        connection, _ = hostile.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(raw)
+        assert told in finish(solver, 1)
 
 
 def test_mutated_messages_never_crash_the_client(programs: Programs) -> None:
