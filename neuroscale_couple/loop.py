@@ -109,7 +109,8 @@ class Loop:
         self._take(answer, reply)
         reply.reason[answer.rows] = Reason.LEADER
         with self.timers("surrogate"):
-            self.surrogate.condition(answer.rows, self.question[answer.rows], answer.outputs)
+            again = self.reply is not None and self.start is None
+            self.surrogate.condition(answer.rows, self.question[answer.rows], answer.outputs, again)
 
     def _predict(self, batch: Batch, reply: Reply) -> None:
         """Climb the ladder: each rung answers the points that no lower rung could."""

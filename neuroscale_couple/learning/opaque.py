@@ -80,8 +80,8 @@ class OpaqueLearner(PromotingLearner):
         last = len(rows) - 1 - last
         if current.idle:
             return np.zeros((0, 2))
-        pairs, led = current.evidence(rows[last], question[last], outputs[last])
-        return clean_pairs(pairs[~led, 0], pairs[~led, 1])
+        pairs = current.evidence(rows[last], question[last], outputs[last])
+        return clean_pairs(pairs[:, 0], pairs[:, 1])
 
     def _set(self, key: str, otherwise: float) -> float:
         """A number of the configuration, or ours where it does not say."""

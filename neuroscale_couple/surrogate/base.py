@@ -58,8 +58,11 @@ class Surrogate(ABC):
         """
         return np.zeros(0, dtype=np.int64)
 
-    def condition(self, rows: I64, question: F64, outputs: F64) -> None:  # noqa: B027
-        """Take the leaders' fine answers: rows int64 [m], question float64 [m, q], outputs float64 [m, n_out]."""
+    def condition(self, rows: I64, question: F64, outputs: F64, again: bool = False) -> None:  # noqa: B027
+        """Take the leaders' fine answers: rows int64 [m], question float64 [m, q], outputs float64 [m, n_out].
+
+        again: the same time step as the last time, with other inputs: a further iteration
+        """
 
     def inherit(self, before: Surrogate | None) -> None:  # noqa: B027
         """Go on with the leaders of the surrogate that this one replaces."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from neuroscale_couple.errors import ArtifactError
 from neuroscale_couple.operator.kriging import cover
@@ -51,6 +50,7 @@ class OpaqueSurrogate(Surrogate):
         self.leaders: I64 = np.zeros(0, dtype=np.int64)
         self._problem = problem
         self._led: tuple[I64, F64, F64] | None = None  # rows, questions and outputs of the leaders
+        self._first: tuple[I64, F64, F64] | None = None  # the same of the window's first iteration
         try:
             self.module = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
         except RuntimeError as cause:
@@ -120,32 +120,30 @@ class OpaqueSurrogate(Surrogate):
         return self.leaders
 
     @torch.inference_mode()
-    def condition(self, rows: I64, question: F64, outputs: F64) -> None:
-        """See `Surrogate.condition`."""
+    def condition(self, rows: I64, question: F64, outputs: F64, again: bool = False) -> None:
+        """See `Surrogate.condition`; the first iteration's answers stay known: they show the slope at a given past."""
         if not len(rows):
             return
         self._led = (rows, question.copy(), outputs.copy())
+        if not again:
+            self._first = self._led
         asked, answers = (torch.from_numpy(values) for values in self._led[1:])
+        if again and self._first is not None and not np.array_equal(self._first[1], question):
+            asked, answers = (
+                torch.cat([torch.from_numpy(one), two])
+                for one, two in zip(self._first[1:], (asked, answers), strict=True)
+            )
         if self._problem.remembers:
             self._given = self.module.condition(asked, answers)
         else:
             self._given = self.module.extend(self._kept, asked, answers)
 
-    @torch.inference_mode()
-    def evidence(self, rows: I64, question: F64, outputs: F64) -> tuple[F64, Bool]:
-        """Score and error, float64 [m, 2], of answers to questions whose fine answer is known now.
-
-        A leader's answer is the one from the other leaders. Returns also which rows led, bool [m].
-        """
-        prediction = self.predict(Source.SURROGATE_COARSE, rows, question)
-        answer, score = prediction.outputs, prediction.score
+    def evidence(self, rows: I64, question: F64, outputs: F64) -> F64:
+        """Score and error, float64 [k, 2], of answers to questions whose fine answer is known now; not of leaders."""
         led = np.isin(rows, self._led[0]) if self._led is not None else np.zeros(len(rows), dtype=np.bool_)
-        if self._led is not None and led.any():
-            before = len(self._given.basis) - len(self._led[0])
-            at = before + np.searchsorted(self._led[0], rows[led])
-            left_out: tuple[Tensor, Tensor] = self.module.left_out(self._given)
-            answer[led], score[led] = left_out[0].numpy()[at], left_out[1].numpy()[at]
-        return np.column_stack([score, self._problem.relative_error(answer, outputs)]), led
+        prediction = self.predict(Source.SURROGATE_COARSE, rows[~led], question[~led])
+        error = self._problem.relative_error(prediction.outputs, outputs[~led])
+        return np.column_stack([prediction.score, error])
 
     @property
     def idle(self) -> bool:
@@ -176,4 +174,5 @@ class OpaqueSurrogate(Surrogate):
         """Restore what `get_state` gave."""
         if state:
             self.leaders = np.asarray(state["leaders"], dtype=np.int64)
-            self.condition(*(np.asarray(state[name]) for name in ("led", "led_question", "led_outputs")))
+            led, question, outputs = (np.asarray(state[name]) for name in ("led", "led_question", "led_outputs"))
+            self.condition(led, question, outputs)

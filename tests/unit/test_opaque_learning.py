@@ -19,7 +19,7 @@ from neuroscale_couple.loop import Loop, Parts
 from neuroscale_couple.physics.opaque import OpaqueProblem
 from neuroscale_couple.reasons import Reason, Source
 from neuroscale_couple.surrogate import load
-from neuroscale_couple.values import F64, Batch, FieldSpec, FineAnswer
+from neuroscale_couple.values import F64, Batch, FieldSpec, FineAnswer, Reply
 
 WINDOWS, TOLERANCE = 16, 0.05
 WHERE, GIVEN = plate(16, 10, WINDOWS)
@@ -194,3 +194,23 @@ def test_an_input_that_starts_to_vary_is_solved(tmp_path: Path) -> None:
     answer = run.loop.evaluate(Batch(3, 0, 3 * DT, DT, moved))
     half = answer.reason[: N // 2]
     assert np.isin(half, [Reason.OUT_OF_DOMAIN, Reason.LEADER]).all()
+
+
+def test_the_slope_at_a_given_past_is_learned_from_the_first_iteration(tmp_path: Path) -> None:
+    """A macro solver that iterates asks for other inputs after the same past; its iterations need that derivative."""
+    run = Run(tmp_path, schema.Gate(tolerance=TOLERANCE, audit=0.0))
+    for w in range(6):
+        run.window(w)
+
+    def ask(inputs: F64, iteration: int) -> Reply:
+        return run.loop.evaluate(Batch(6, iteration, 6 * DT, DT, inputs))
+
+    shift = np.array([0.0, 0.01])
+    ask(GIVEN[6], 0)
+    near, far = ask(GIVEN[6] + 0.5 * shift, 1), ask(GIVEN[6] + shift, 2)
+    follow = np.flatnonzero((near.source != Source.FINE) & (far.source != Source.FINE))
+    slope = (far.outputs - near.outputs)[follow]
+    exact = run.grains.solve(follow, GIVEN[6][follow] + shift).outputs
+    exact = exact - run.grains.solve(follow, GIVEN[6][follow] + 0.5 * shift).outputs
+    assert len(follow) > N // 2
+    assert np.median(np.abs(slope - exact)[:, 0] / np.abs(exact[:, 0])) < 0.3
