@@ -88,6 +88,16 @@ def test_a_step_shorter_than_the_window_makes_several(tmp_path: Path) -> None:
     assert [c[0] for c in case.calls(2)][2:8] == ["get_state", "solve", "solve", "solve", "set_state", "solve"]
 
 
+def test_ranks_change_nothing(tmp_path: Path) -> None:
+    """The decomposition of the JSON gives each rank its part of the domain."""
+    case = Case(tmp_path, "serial-implicit", "new", feedback=0.1).write()
+    one = case.run("--fine-only")
+    case.decomposition = (2, 1)
+    two = case.write().run("--fine-only", ranks=2)
+    assert (two.status, two.macro_status) == (0, 0), two.said + two.macro_said
+    assert np.array_equal(two.heard["k"], one.heard["k"]) and np.array_equal(two.heard["turned"], one.heard["turned"])
+
+
 @pytest.mark.parametrize(
     ("micro", "said"),
     [

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.mpi.launch import environment, mpirun
+
 PROGRAMS = Path(__file__).parent / "programs"
 READ = {"concentration": "scalar", "flux": "vector"}
 WRITE = {"k_00": "scalar", "turned": "vector"}
@@ -32,6 +34,7 @@ class Case:
     micro_dt: float = 0.25
     feedback: float = 0.0
     spread: bool = True
+    decomposition: tuple[int, int] = (1, 1)
     own: dict[str, Any] = field(default_factory=dict)
 
     def write(self, micro: str | None = None) -> Case:
@@ -76,7 +79,7 @@ class Case:
                 "micro_file_names": ["micro"],
                 "simulation_params": {
                     "macro_domain_bounds": [0.0, 1.0, 0.0, 1.0], "micro_dt": self.micro_dt, "adaptivity": False,
-                    "micro_output_n": 2, "decomposition": [1, 1],
+                    "micro_output_n": 2, "decomposition": self.decomposition,
                 },
             },
             "neuroscale": self.own,
@@ -118,7 +121,7 @@ class Case:
 </precice-configuration>
 """
 
-    def run(self, *options: str, timeout: float = 90.0) -> Ended:
+    def run(self, *options: str, timeout: float = 90.0, ranks: int = 1) -> Ended:
         """Start the macro solver and, on the command line, our participant; wait for both."""
         shutil.rmtree(self.folder / "precice-run", ignore_errors=True)
         for path in self.folder.glob("calls-*.txt"):
@@ -130,7 +133,8 @@ class Case:
         }  # fmt: skip
         (self.folder / "macro.json").write_text(json.dumps(told))
         macro = self._start([sys.executable, str(PROGRAMS / "two_scale.py"), "macro.json"], "macro")
-        command = [sys.executable, "-m", "neuroscale_couple.cli", "run", "micro-manager-config.json", *options]
+        program = [sys.executable, "-m", "neuroscale_couple.cli", "run", "micro-manager-config.json", *options]
+        command = [*([] if ranks == 1 else [mpirun(), "-n", str(ranks)]), *program]
         status = ended(self._start(command, "ours"), timeout)
         macro_status = ended(macro, 20.0 if status == 0 else 3.0)
         heard = dict(np.load(self.folder / "heard.npz")) if macro_status == 0 else {}
@@ -148,7 +152,7 @@ class Case:
         with (self.folder / f"{name}.log").open("wb") as log:
             return subprocess.Popen(
                 command, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+                env=environment() | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
 
 
