@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
+from neuroscale_couple.config.load import load as load_config
 from neuroscale_couple.config.schema import Fine, Micro
 from neuroscale_couple.errors import ConfigError
+from neuroscale_couple.evaluation.check import check
 from neuroscale_couple.fine.jobs import Spec
 from neuroscale_couple.fine.micro_manager import look
 from neuroscale_couple.fine.micro_worker import construct, load, takes_data, wanted
 from neuroscale_couple.physics.opaque import OpaqueProblem
 from neuroscale_couple.values import FieldSpec
+from tests.precice.two_scale import Case
 
 
 def problem() -> OpaqueProblem:
@@ -88,3 +91,17 @@ def test_an_installed_micro_manager_is_preferred_to_the_stand_in(tmp_path: Path,
     kind = load(Spec("mine_a", (str(tmp_path),), (), ()))
     assert kind.real
     monkeypatch.delitem(sys.modules, "micro_manager")
+
+
+def test_check_tells_what_it_found_and_what_is_done_otherwise(tmp_path: Path) -> None:
+    case = Case(tmp_path, "serial-implicit", "new").write("class MicroSimulation:\n    solve = get_state = None\n")
+    found = {f.what: f for f in check(load_config(tmp_path / "micro-manager-config.json"), tmp_path / "runs")}
+    assert "has no get_state and set_state" in found["micro simulation"].said and not found["micro simulation"].good
+    case.scheme = "serial-explicit"
+    case.write("class MicroSimulation:\n    def output(self): pass\n")
+    path = tmp_path / "micro-manager-config.json"
+    path.write_text(path.read_text().replace('"adaptivity": false', '"adaptivity": true'))
+    found = {f.what: f for f in check(load_config(path), tmp_path / "runs")}
+    assert found["micro simulation"].said == "MicroSimulation of micro can be loaded; it has output"
+    assert found["Micro Manager"].said.startswith("adaptivity: the gate decides which points are solved")
+    assert found["gate"].said == "95 % of the accepted answers within 1 %; --fine-only closes it"
