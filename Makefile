@@ -91,13 +91,13 @@ lint: setup-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/clang-format --dry-run -Werror $$(find csrc -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu')
+	$(BIN)/clang-format --dry-run -Werror $$(find csrc adapters/openfoam/src -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.[CH]')
 	$(BIN)/python docs/make_configuration.py --check
 	$(BIN)/python docs/make_results.py --check
 
 format: setup-test
 	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(find csrc -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu')
+	$(BIN)/clang-format -i $$(find csrc adapters/openfoam/src -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' -o -name '*.[CH]')
 
 # Our own C++ with warnings as errors; the installed extension is built without, so that a new compiler cannot stop a user.
 build-strict: setup-test
@@ -135,7 +135,7 @@ record: setup-test
 	$(BIN)/python benchmarks/loop.py --json docs/results/loop.json --plot docs/pictures/loop.png
 	$(BIN)/python benchmarks/fine.py --json docs/results/fine.json
 	$(BIN)/python benchmarks/surrogate.py --json docs/results/surrogate.json
-	$(BIN)/python benchmarks/kernels.py --json docs/results/kernels.json
+	$(BIN)/python benchmarks/kernels.py --json docs/results/kernels.json --plot docs/pictures/kernels.png
 	$(BIN)/python benchmarks/client.py --json docs/results/client.json
 	$(BIN)/python docs/make_results.py
 

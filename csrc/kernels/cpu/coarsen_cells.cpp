@@ -97,18 +97,31 @@ NEUROSCALE_INLINE void coarsen_any(const Cells<T>& a, std::int64_t first, std::i
     }
 }
 
-template <typename T>
+template <int N, typename T>
 NEUROSCALE_INLINE void refine_range(const Cells<T>& a, std::int64_t first, std::int64_t last) {
+    const std::int64_t components = N > 0 ? N : a.components;
     for (std::int64_t c = first; c < last; ++c) {
         const double scale = a.scale == nullptr ? 1.0 : static_cast<double>(a.scale[c]);
-        const T* value = a.from + c * a.components;
+        const T* value = a.from + c * components;
         for (std::int64_t j = a.map.offsets[c]; j < a.map.offsets[c + 1]; ++j) {
-            const std::int64_t cell = a.map.cells[j];
             const double factor = (a.weights == nullptr ? 1.0 : static_cast<double>(a.weights[j])) * scale;
-            for (std::int64_t k = 0; k < a.components; ++k) {
-                a.to[cell * a.components + k] = static_cast<T>(factor * static_cast<double>(value[k]));
+            T* out = a.to + a.map.cells[j] * components;
+            for (std::int64_t k = 0; k < components; ++k) {
+                out[k] = static_cast<T>(factor * static_cast<double>(value[k]));
             }
         }
+    }
+}
+
+template <typename T>
+NEUROSCALE_INLINE void refine_any(const Cells<T>& a, std::int64_t first, std::int64_t last) {
+    switch (a.components) {
+    case 1:
+        return refine_range<1>(a, first, last);
+    case 3:
+        return refine_range<3>(a, first, last);
+    default:
+        return refine_range<0>(a, first, last);
     }
 }
 
@@ -121,11 +134,11 @@ NEUROSCALE_CLONES static void coarsen_part(const Cells<double>& a, std::int64_t 
 }
 
 NEUROSCALE_CLONES static void refine_part(const Cells<float>& a, std::int64_t first, std::int64_t last) {
-    refine_range(a, first, last);
+    refine_any(a, first, last);
 }
 
 NEUROSCALE_CLONES static void refine_part(const Cells<double>& a, std::int64_t first, std::int64_t last) {
-    refine_range(a, first, last);
+    refine_any(a, first, last);
 }
 
 // part(first, last) for ranges of segments with about equal numbers of entries (an empty segment counts as one).
