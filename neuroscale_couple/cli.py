@@ -282,8 +282,8 @@ def serve_command(args: argparse.Namespace) -> int:
     assemble.run_options = assemble.RunOptions(overrides, args.resume, args.label or label)
     if args.client:
         assemble.serve_client(args.target)
-    elif args.socket is not None or (socket := socket_of(load(args.target, overrides))) is not None:
-        assemble.serve_socket(args.target, args.socket or socket, args.ranks, args.wait)
+    elif (socket := args.socket or socket_of(load(args.target, overrides))) is not None:
+        assemble.serve_socket(args.target, socket, args.ranks, args.wait)
     else:
         assemble.serve(args.target)
     return 0
