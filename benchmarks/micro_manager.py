@@ -279,7 +279,7 @@ def overhead(root: Path, quick: bool) -> dict[str, Any]:
 
 def grains(root: Path, quick: bool) -> dict[str, Any]:
     """Wall time, micro solves and error of all variants."""
-    points, windows = (144, 20) if quick else (900, 80)
+    points, windows = (144, 20) if quick else (625, 60)
     constants = (0.3, 0.02) if quick else (0.5, 0.3, 0.1, 0.05, 0.02, 0.005)
     tolerances = (0.1, 0.02) if quick else (0.2, 0.1, 0.05, 0.02)
     variants: list[tuple[str, list[str], Any]] = [("ours, gate closed", ours("--fine-only"), None)]
