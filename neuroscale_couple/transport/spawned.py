@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from typing import Any
 
@@ -32,6 +34,9 @@ def serve_parent(prepare: Prepare) -> None:
     except Exception as error:
         print_error(error)
         time.sleep(GRACE)  # for the solver, which was told, to say so itself
+        last_resort = threading.Timer(GRACE, os._exit, (1,))  # an abort waits for an MPI that may be gone
+        last_resort.daemon = True
+        last_resort.start()
         MPI.COMM_WORLD.Abort(1)
     parent.Disconnect()
 

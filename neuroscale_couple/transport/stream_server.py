@@ -267,6 +267,7 @@ class StreamServer:
         """Tell all ranks why the run ends, as far as they are there, and write what is to be written."""
         message = str(error) if isinstance(error, NeuroscaleError) else f"{type(error).__name__}: {error}"
         for stream in self._streams:
+            stream.hurry()
             with suppress(Exception):
                 send_message(stream, Kind.ERROR, Failure(True, type(error).__name__, message).packed())
         if self._service is not None and isinstance(error, PeerError):

@@ -23,6 +23,10 @@ BUFFER = 4 << 20
 _WHOLE = getattr(socket, "MSG_WAITALL", 0)
 SOON = 1e-3
 """Seconds of polling before a wait for an MPI message starts to sleep."""
+PATIENCE = 60.0
+"""Seconds that an MPI peer, which waits for an answer, gets to take it."""
+LAST_WORDS = 2.0
+"""Seconds that a peer gets to take the last message of a failed session."""
 LARGEST_MESSAGE = 1 << 30
 """Bytes of one MPI message; larger blocks are cut, the same on both sides."""
 
@@ -43,6 +47,9 @@ class Stream(ABC):
     @abstractmethod
     def waiting(self) -> bool:
         """Whether a message, or the peer's end, can be read now."""
+
+    def hurry(self) -> None:  # noqa: B027
+        """The session is over: from now on wait for the peer no longer than a moment, where one might wait for ever."""
 
     @abstractmethod
     def close(self) -> None:
@@ -165,6 +172,7 @@ class MpiStream(Stream):
 
     def __init__(self, intercomm: Any, peer: int, who: str) -> None:
         self._comm, self._peer, self.who = intercomm, peer, who
+        self._patience = PATIENCE
 
     def receive_into(self, view: memoryview) -> None:
         """See `Stream.receive_into`; only what begins a message is waited for idly: the rest is on its way."""
@@ -177,8 +185,17 @@ class MpiStream(Stream):
         """See `Stream.send`."""
         first, rest = blocks[0], blocks[1:]
         parts = [first[: HEADER.size], first[HEADER.size :], *rest]  # as the other side receives them
+        end = time.monotonic() + self._patience
         for piece in (piece for part in parts if len(part) for piece in _pieces(part)):
-            self._comm.Send(np.frombuffer(piece, dtype=np.uint8), dest=self._peer, tag=0)
+            request = self._comm.Isend(np.frombuffer(piece, dtype=np.uint8), dest=self._peer, tag=0)
+            while not request.Test():
+                if time.monotonic() > end:  # it may be gone: MPI would wait for ever
+                    raise PeerError(f"{self.who} did not take a message within {self._patience:g} s")
+                os.sched_yield()
+
+    def hurry(self) -> None:
+        """See `Stream.hurry`."""
+        self._patience = LAST_WORDS
 
     def _wait_for_begin(self) -> None:
         """Give way to others for a moment, then wait idly: most answers come soon, and a sleep costs more than they."""

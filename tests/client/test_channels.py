@@ -13,6 +13,8 @@ import pytest
 
 from tests.client.conftest import ROOT, Programs, cmake
 
+pytestmark = pytest.mark.timeout(400)  # the first test of a session builds the client
+
 CASE = """neuroscale:
   transport: socket
   problem: {name: conduction, grid: 8}

@@ -19,6 +19,8 @@ from tests.client.conftest import Programs, finish
 from tests.client.services import start_service, wait_for_end
 from tests.contract.transport_contract import Echo, inputs, points
 
+pytestmark = pytest.mark.timeout(400)  # the first test of a session builds the client
+
 Drive = Callable[..., subprocess.Popen[str]]
 
 

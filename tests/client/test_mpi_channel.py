@@ -14,6 +14,8 @@ from tests.client.conftest import FOLDER, Programs
 from tests.client.test_channels import flux_of, surroundings, write_case
 from tests.mpi.launch import environment
 
+pytestmark = pytest.mark.timeout(400)  # the first test of a session builds the client
+
 WHICH = "from mpi4py import MPI; print(MPI.get_vendor()[0])"
 
 
@@ -38,7 +40,7 @@ def launch(job: tuple[str, dict[str, str]], ranks: int, *arguments: object) -> t
     command = [launcher, "-n", str(ranks), str(FOLDER / "client_mpi_driver"), *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables)
     try:
-        return process.wait(60), process.communicate()[0]
+        return process.wait(100), process.communicate()[0]
     except subprocess.TimeoutExpired:
         process.terminate()
         return None, process.communicate()[0]
