@@ -137,6 +137,7 @@ record: setup-test
 	$(BIN)/python benchmarks/surrogate.py --json docs/results/surrogate.json
 	$(BIN)/python benchmarks/kernels.py --json docs/results/kernels.json --plot docs/pictures/kernels.png
 	$(BIN)/python benchmarks/client.py --json docs/results/client.json
+	$(BIN)/python benchmarks/opaque.py --json docs/results/opaque.json
 	$(BIN)/python docs/make_results.py
 
 # The same for cases 02 and 03, in the environment of FEniCSx; three ranks of an mpirun may be more than there are cores.

@@ -141,6 +141,23 @@ def micro_manager(record: dict[str, Any]) -> str:
     )
 
 
+def opaque(record: dict[str, Any]) -> str:
+    """`benchmarks/opaque.py --json`."""
+    head = ["method", "setting", "micro solves per point and window", "mean error", "p95", "largest"]
+    names = ("tolerance", "coarsening", "refining", "history")
+    rows = [
+        [r["method"], ", ".join(f"{k} {r[k]:g}" for k in names if k in r), f"{r['solves']:.3f}",
+         *(percent(r[k]) for k in ("mean", "p95", "max"))]
+        for r in record["rows"]
+    ]  # fmt: skip
+    least = min(r["fewer"] for r in record["verdicts"])
+    text = f"{record['points']} points, {record['windows']} windows; errors against all fine, relative."
+    goal = (
+        f"At least {least:.1f} times fewer micro solves than the cheapest similarity setting of no larger mean error."
+    )
+    return table(head, rows) + f"\n{text} {goal} Where there is none, all points count.\n"
+
+
 def client(record: dict[str, Any]) -> str:
     """`benchmarks/client.py --json`."""
     rows = [
@@ -162,6 +179,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "fenicsx_refinement": fenicsx_refinement,
     "loop": loop,
     "kernels": kernels,
+    "opaque": opaque,
 }
 
 
