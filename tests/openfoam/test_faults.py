@@ -162,3 +162,26 @@ def test_a_restart_without_its_checkpoint_is_said(tmp_path: Path) -> None:
     assert "the case starts from time 0.32, but the service's checkpoint is of time 0.64" in said
     assert "set `resume no;`" in said
     case.edit("constant/fvOptions", ("every;", "every; resume no;")).solve("pimpleFoam")
+
+
+DYNAMIC = """FoamFile { version 2.0; format ascii; class dictionary; object dynamicMeshDict; }
+dynamicFvMesh dynamicRefineFvMesh;
+refineInterval 2; field p; lowerRefineLevel -1e10; upperRefineLevel 1e10; unrefineLevel 0; nBufferLayers 1;
+maxRefinement 1; maxCells 100000; correctFluxes ((phi none)); dumpLevel false;
+"""
+
+
+def test_a_mesh_that_changes_its_size_is_refused(tmp_path: Path) -> None:
+    case = cavity(tmp_path, 4)
+    case.edit("system/blockMeshDict", (r"\$cells 1\)", "$cells 4)"), ("type empty;", "type wall;"), (r" 0\.1\)", " 1)"))
+    case.edit("0/U", ("type empty;", "type noSlip;")).edit("0/p", ("type empty;", "type zeroGradient;"))
+    case.edit(
+        "system/fvSolution",
+        (r"^solvers\n{", 'solvers\n{\n    "pcorr.*" { solver PCG; preconditioner DIC; tolerance 1e-6; }'),
+    )
+    (case.folder / "constant/dynamicMeshDict").write_text(DYNAMIC)
+    case.run("blockMesh")
+    said = fatal(case)
+    assert (
+        "the mesh has changed its size at time" in said and "512 cells and 1728 faces, at the start 64 and 240" in said
+    )
