@@ -168,6 +168,39 @@ def client(record: dict[str, Any]) -> str:
     return table(head, rows) + f"\nMedians, {record['cores']} cores, {record['mpi']}.\n"
 
 
+def openfoam(record: dict[str, Any]) -> str:
+    """`benchmarks/openfoam.py --json`."""
+    head = ["cells", "time step alone, ms", "with the closure, ms", "added"]
+    rows = [
+        [
+            f"{r['cells']:,}",
+            f"{1e3 * r['step_alone_s']:.1f}",
+            f"{1e3 * r['step_with_closure_s']:.1f}",
+            percent(r["added"]),
+        ]
+        for r in record["rows"]
+    ]
+    return table(head, rows) + f"\nMedian steps. {_where(record)}\n"
+
+
+def case_04(record: dict[str, Any]) -> str:
+    """`cases/04_openfoam_two_scale_heat/compare.py`."""
+    steps = range(1, len(record["ours"]) + 1)
+    rows = [
+        [name, *(f"{flow:.2f}" for flow in record[key])]
+        for name, key in (("finite elements, W/m", "finite_elements"), ("this run, W/m", "ours"))
+    ]
+    head = ["time step", *(str(step) for step in steps)]
+    return table(head, rows) + f"\nLargest difference: {percent(record['largest_difference'])}.\n"
+
+
+def case_05(record: dict[str, Any]) -> str:
+    """`cases/05_openfoam_cavity_closure/compare.py`."""
+    rows = record["rows"]
+    name = f"velocity at time {rows[0]['time']:g}, relative L2 difference to the exact answer"
+    return table(["cells", *(f"{r['cells']}²" for r in rows)], [[name, *(percent(r["difference"]) for r in rows)]])
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "client": client,
     "precice": precice,
@@ -176,10 +209,13 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "case_01_cold": case,
     "case_02": case,
     "case_03": case,
+    "case_04": case_04,
+    "case_05": case_05,
     "fenicsx_refinement": fenicsx_refinement,
     "loop": loop,
     "kernels": kernels,
     "opaque": opaque,
+    "openfoam": openfoam,
 }
 
 

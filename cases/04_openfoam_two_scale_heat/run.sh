@@ -7,7 +7,6 @@ ranks=${1:-1}
 neuroscale_repository=../..
 . "$neuroscale_repository/adapters/openfoam/environment"
 ./clean.sh
-"$repository/adapters/openfoam${PYTHONPATH:+:$PYTHONPATH}"
 blockMesh >log.blockMesh
 postProcess -func writeCellCentres -time 0 >log.writeCellCentres
 python3 structure.py

@@ -1,10 +1,11 @@
 """How far the run with the closure is from the run at the viscosity that the closure stands for.
 
-python3 compare.py [picture.png]
+python3 compare.py [picture.png] [record.json]         the record keeps one number for each mesh
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -17,9 +18,20 @@ def main() -> None:
     last = times(Path("run"))[-1]
     closed, exact = (internal_field(case / last / "U") for case in (Path("run"), Path("reference")))
     cells = round(np.sqrt(len(closed)))
-    print(f"{cells} x {cells} cells, time {last}: velocity differs by {relative_l2(closed, exact):.3%} (relative L2)")
-    if len(sys.argv) > 1:
-        draw(closed.reshape(cells, cells, 3), exact.reshape(cells, cells, 3), sys.argv[1])
+    difference = relative_l2(closed, exact)
+    print(f"{cells} x {cells} cells, time {last}: velocity differs by {difference:.3%} (relative L2)")
+    for file in sys.argv[1:]:
+        if file.endswith(".json"):
+            keep(Path(file), cells, float(last), difference)
+        else:
+            draw(closed.reshape(cells, cells, 3), exact.reshape(cells, cells, 3), file)
+
+
+def keep(record: Path, cells: int, time: float, difference: float) -> None:
+    """Add this mesh to the record, or replace it there."""
+    rows = json.loads(record.read_text())["rows"] if record.exists() else []
+    rows = [row for row in rows if row["cells"] != cells] + [{"cells": cells, "time": time, "difference": difference}]
+    record.write_text(json.dumps({"rows": sorted(rows, key=lambda row: row["cells"])}, indent=1) + "\n")
 
 
 def draw(closed: np.ndarray, exact: np.ndarray, picture: str) -> None:

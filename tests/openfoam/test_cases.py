@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.openfoam.foam import CAVITY, HEAT, Case, cavity, heat, relative_l2, times
+from tests.openfoam.foam import ADAPTER, BUILD, CAVITY, HEAT, Case, cavity, heat, relative_l2, times
 
 pytestmark = [pytest.mark.needs("openfoam"), pytest.mark.timeout(600)]
 CLOSED, EXACT = tomllib.loads((CAVITY / "expected.toml").read_text())["closure"], (CAVITY, "exact")
@@ -93,6 +93,25 @@ def test_two_scale_heat_agrees_with_the_other_macro_solver(tmp_path: Path) -> No
     assert rows[:, 0].tolist() == [200.0 * i for i in range(1, 9)]
     assert (rows[:, 3:6].sum(axis=1) == 32 * 24 + 2 * 32 + 2 * 24).all()
     assert (np.diff(rows[:, 2]) < 1e-4).all() and rows[-1, 2] < 1e-5, "the corrections have converged"
+
+
+def in_a_repository(case: Path, folder: Path) -> Case:
+    """A copy of a case that finds the plug-in where its run.sh looks for it."""
+    for part in (ADAPTER, BUILD):
+        link = folder / part.relative_to(ADAPTER.parents[1])
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(part)
+    return Case.copy(case, folder / "cases")
+
+
+def test_the_scripts_of_the_cases_run(tmp_path: Path) -> None:
+    plate = in_a_repository(HEAT, tmp_path / "heat")
+    plate.edit("system/blockMeshDict", (r"^along .*", "along 24;"), (r"^across .*", "across 12;"))
+    output = plate.run("./run.sh", code=1, seconds=180)  # so few cells differ by more than the case promises
+    assert "step 8: heat flow" in output and "largest difference" in output
+    assert (plate.folder / "plate.foam").exists()
+    output = in_a_repository(CAVITY, tmp_path / "cavity").run("./run.sh", "8", seconds=120)
+    assert re.search(r"8 x 8 cells, time 4: velocity differs by 0\.\d+% \(relative L2\)", output)
 
 
 def test_heat_on_ranks_and_restarted_is_the_same_heat(tmp_path: Path) -> None:
