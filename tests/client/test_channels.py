@@ -33,7 +33,8 @@ def write_case(folder: Path, transport: str = "socket") -> Path:
 def surroundings(folder: Path) -> dict[str, str]:
     """Where the programs find this environment's service and interpreter."""
     command = str(Path(sys.executable).with_name("neuroscale-couple"))
-    return {"NEUROSCALE_COUPLE": command, "NEUROSCALE_PYTHON": sys.executable, "TMPDIR": str(folder)}
+    one = {"OMP_NUM_THREADS": "1"}  # threads cut a batch into parts, on which the last bits of an answer depend
+    return {"NEUROSCALE_COUPLE": command, "NEUROSCALE_PYTHON": sys.executable, "TMPDIR": str(folder), **one}
 
 
 def flux_of(said: str) -> np.ndarray:
@@ -43,14 +44,20 @@ def flux_of(said: str) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def embedded_flux(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
-    """The flux of the examples' points, by the service in this process."""
+    """The flux of the examples' points, by the service in this process, on one thread as `surroundings` asks of the others."""
+    import torch
+
     from neuroscale_couple import Points, connect
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     xy = np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
     config = write_case(tmp_path_factory.mktemp("embedded"), "embedded")
     with connect(config, None, Points(np.arange(3), xy, np.ones(3))) as closure:
         gradient, temperature = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, -0.5]]), np.array([293.15, 300.0, 310.0])
-        return np.array(closure.evaluate({"gradient": gradient, "temperature": temperature}, 0.1, 0.1)["flux"])
+        flux = np.array(closure.evaluate({"gradient": gradient, "temperature": temperature}, 0.1, 0.1)["flux"])
+    torch.set_num_threads(threads)
+    return flux
 
 
 @pytest.mark.parametrize("channel", ["socket", "embedded"])
