@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,21 +44,17 @@ def flux_of(said: str) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def embedded_flux(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
-    """The flux of the examples' points, by the service in this process, on one thread as `surroundings` asks of the others."""
-    import torch
-
+def embedded_flux(tmp_path_factory: pytest.TempPathFactory) -> Iterator[np.ndarray]:
+    """The flux of the examples' points, by the service in this process, on one thread as in `surroundings`."""
     from neuroscale_couple import Points, connect
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     xy = np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
     config = write_case(tmp_path_factory.mktemp("embedded"), "embedded")
-    with connect(config, None, Points(np.arange(3), xy, np.ones(3))) as closure:
-        gradient, temperature = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, -0.5]]), np.array([293.15, 300.0, 310.0])
-        flux = np.array(closure.evaluate({"gradient": gradient, "temperature": temperature}, 0.1, 0.1)["flux"])
-    torch.set_num_threads(threads)
-    return flux
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        with connect(config, None, Points(np.arange(3), xy, np.ones(3))) as closure:
+            gradient, temperature = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, -0.5]]), np.array([293.15, 300.0, 310.0])
+            yield np.array(closure.evaluate({"gradient": gradient, "temperature": temperature}, 0.1, 0.1)["flux"])
 
 
 @pytest.mark.parametrize("channel", ["socket", "embedded"])
