@@ -46,9 +46,11 @@ def launch(job: tuple[str, dict[str, str]], ranks: int, *arguments: object) -> t
         return None, process.communicate()[0]
 
 
-def expected(folder: Path) -> np.ndarray:
+def expected(folder: Path, patch: pytest.MonkeyPatch) -> np.ndarray:
+    """The flux by the service in this process, on one thread as in the job: its batch is cut the same way."""
     from neuroscale_couple import Points, connect
 
+    patch.setenv("OMP_NUM_THREADS", "1")
     config = write_case(folder, "embedded")
     with connect(config, None, Points(np.arange(1, 7), np.zeros((6, 2)), np.ones(6))) as closure:
         gradient = np.array([[1.0 + (5 - i), -0.5] for i in range(6)])
@@ -58,11 +60,11 @@ def expected(folder: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_spawned_service_answers_all_ranks_bit_for_bit(
-    ranks: int, job: tuple[str, dict[str, str]], tmp_path: Path
+    ranks: int, job: tuple[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, said = launch(job, ranks, write_case(tmp_path))
     assert code == 0, said
-    np.testing.assert_array_equal(flux_of(said), expected(tmp_path))
+    np.testing.assert_array_equal(flux_of(said), expected(tmp_path, monkeypatch))
 
 
 def test_a_refusal_reaches_the_ranks_and_the_job_ends(job: tuple[str, dict[str, str]], tmp_path: Path) -> None:

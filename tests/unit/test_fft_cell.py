@@ -163,7 +163,9 @@ def test_wrong_devices_and_solvers_are_named(tmp_path: Any) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match=r"fine\.device: cuda was asked for, but torch sees no GPU"):
             make_fine_solver(Fine(device="cuda"), make_problem(Problem(name="composite")))
-    with pytest.raises(ConfigError, match=r"fine\.solver: 'fft' is unknown; use one of \['fft_cell'\]"):
+    with pytest.raises(
+        ConfigError, match=r"fine\.solver: 'fft' is unknown; use one of \['fft_cell', 'micro_manager'\]"
+    ):
         make_fine_solver(Fine(solver="fft"), make_problem(Problem(name="composite")))
     with pytest.raises(ConfigError, match=r"fft_cell solves periodic cells; 'mine' is not one"):
         FftCell(Fine(), type("Other", (), {"name": "mine"})())
