@@ -91,15 +91,15 @@ def write_report(
 def lead(summary: Mapping[str, Any]) -> str:
     """The result in one or two sentences."""
     answered = summary["answered"]
-    asked = max(1, answered["surrogate_coarse"] + answered["surrogate_fine"] + answered["fine"])
-    said = [f"The surrogate answered {100 * (1 - answered['fine'] / asked):.1f} % of {asked:,} questions"]
+    asked = answered["surrogate_coarse"] + answered["surrogate_fine"] + answered["fine"]
+    said = [f"The surrogate answered {asked - answered['fine']:,} of {asked:,} questions"]
     if summary["speedup"] is not None:
         said[0] += f", {summary['speedup']:.1f} times as fast as the fine solver alone"
     audit = summary["audit"]
     if audit["n"]:
         above = 100 * audit["share_above_tolerance"]
         said.append(
-            f"Of {audit['n']} audited answers {above:.1f} % passed the tolerance of {100 * summary['tolerance']:g} %"
+            f"Of {audit['n']} audited answers {above:.1f} % exceeded the tolerance of {100 * summary['tolerance']:g} %"
             f" ({100 * (1 - summary['confidence']):.3g} % are allowed)"
         )
     if summary["macro_error"]:
