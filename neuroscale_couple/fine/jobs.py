@@ -25,12 +25,19 @@ class Spec:
 
     module: where the class MicroSimulation is, importable from one of `folders`
     inputs, outputs: (name, size) of each field; size 0: a scalar
+    points: of the board that they share (`fine.board`)
     """
 
     module: str
     folders: tuple[str, ...]
     inputs: tuple[tuple[str, int], ...]
     outputs: tuple[tuple[str, int], ...]
+    points: int = 0
+
+    @property
+    def columns(self) -> tuple[int, int]:
+        """Of the inputs and of the outputs on the board."""
+        return sum(max(size, 1) for _, size in self.inputs), sum(max(size, 1) for _, size in self.outputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +53,7 @@ class Facts:
 class Job:
     """One time step of some points of a worker, in this order: build, restore, replay, save, solve.
 
-    rows: int64 [m] local points; inputs: float64 [m, n_in]; dt: of the step, s
+    rows: int64 [m] local points, whose inputs are on the board; dt: of the step, s
     The others are places in `rows`, int64:
     build [b]: to be constructed, with global ids `ids` [b], and initialised with `first` float64 [b, n_in]
     restore [k]: set back to their saved state
@@ -56,7 +63,6 @@ class Job:
     """
 
     rows: I64
-    inputs: F64
     dt: float
     build: I64
     ids: I64
@@ -72,17 +78,26 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Again:
+    """Solve the points of the worker's last job once more, for what is on the board now. dt: of the step, s."""
+
+    dt: float
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """Call `output` of these points. rows: int64 [m]."""
 
     rows: I64
 
 
+Task = Job | Again | Output
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A job's result. outputs: float64 [m, n_out], NaN where it failed; failed: place in `rows` -> why."""
+    """A job is done, its outputs are on the board. failed: place in its `rows` -> why."""
 
-    outputs: F64
     failed: dict[int, str]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import numpy.typing as npt
 from neuroscale_couple.config import schema
 from neuroscale_couple.errors import ConfigError, FineSolverError
 from neuroscale_couple.fine.base import FineSolver
-from neuroscale_couple.fine.jobs import NONE, Done, Facts, Job, Lost, Output, Spec
+from neuroscale_couple.fine.board import board_file
+from neuroscale_couple.fine.jobs import NONE, Again, Done, Facts, Job, Lost, Output, Spec
 from neuroscale_couple.fine.journal import Journal
 from neuroscale_couple.fine.pool import Pool, Process
 from neuroscale_couple.physics.base import MicroProblem
@@ -27,6 +29,32 @@ from neuroscale_couple.values import F64, I64, Batch, FineAnswer, Layout, Points
 
 LIVES = 2
 """How often a point may take its worker down in one call before it counts as failed."""
+
+
+@dataclass
+class Call:
+    """One call of `solve`: what is asked, and what has come back so far.
+
+    rows: int64 [m]; outputs: float64 [m, n_out]; spent: int64 [m] micro solves; lives: int64 [m]; failed: place -> why
+    """
+
+    rows: I64
+    outputs: F64
+    spent: I64
+    lives: I64
+    failed: dict[int, str]
+
+
+@dataclass(frozen=True)
+class Deal:
+    """Points that were asked together and who has them, to be recognised when they are asked again.
+
+    rows: int64 [m]; parts: worker -> its places in `rows`; every: all points, in order
+    """
+
+    rows: I64
+    parts: dict[int, Any]
+    every: bool
 
 
 class MicroManager(FineSolver):
@@ -52,9 +80,10 @@ class MicroManager(FineSolver):
         self.dt, self.windows, self.window_start = 1.0, 0, 0
         self.journal = Journal(n, self.inputs.size)
         self.told: dict[int, str] = {}
+        self.deal: Deal | None = None  # of the last jobs
         self.workers = self.settings.workers or cores()
         if n:
-            self.pool = Pool(self.spec, self.workers, self.settings.timeout)
+            self.pool = Pool(replace(self.spec, points=n), self.workers, self.settings.timeout)
 
     @property
     def advice(self) -> str:
@@ -74,64 +103,100 @@ class MicroManager(FineSolver):
 
     def solve(self, rows: I64, inputs: F64, guess: npt.NDArray[Any] | None = None) -> FineAnswer:
         """See `FineSolver.solve`. iterations: micro solves, those of a replay included. Raises: FineSolverError"""
-        outputs = np.zeros((len(rows), self.outputs.size))
-        spent: I64 = np.zeros(len(rows), dtype=np.int64)
-        failed: dict[int, str] = {int(i): "an input is not finite" for i in bad_rows(inputs)}
-        lives: I64 = np.full(len(rows), LIVES, dtype=np.int64)
+        m = len(rows)
+        failed = {int(i): "an input is not finite" for i in bad_rows(inputs)}
+        call = Call(
+            rows,
+            np.zeros((m, self.outputs.size)),
+            np.zeros(m, dtype=np.int64),
+            np.full(m, LIVES, dtype=np.int64),
+            failed,
+        )
         if inputs is not self.asked and not np.array_equal(self.asked[rows], inputs, equal_nan=True):  # without `begin`
             self.asked = np.array(self.asked)
             self.asked[rows] = inputs
-        todo = np.setdiff1d(np.arange(len(rows)), list(failed)) if failed else np.arange(len(rows))
+        todo = np.setdiff1d(np.arange(m), list(failed)) if failed else np.arange(m)
         while len(todo):
-            todo = self._round(todo, rows, inputs, outputs, failed, lives, spent)
+            todo = self._round(todo, call)
         for place, said in failed.items():
             self.told[int(rows[place])] = said
-        converged = np.ones(len(rows), dtype=np.bool_)
+        converged = np.ones(m, dtype=np.bool_)
         converged[list(failed)] = False
-        tangent = np.zeros((len(rows), self.outputs.size, 0))
-        return FineAnswer(rows, outputs, tangent, converged, spent, np.zeros(len(rows)))
+        return FineAnswer(
+            rows, call.outputs, np.zeros((m, self.outputs.size, 0)), converged, call.spent, np.zeros(m)
+        )  # fmt: skip
 
-    def _round(
-        self, todo: I64, rows: I64, inputs: F64, outputs: F64, failed: dict[int, str], lives: I64, spent: I64
-    ) -> I64:
+    def _round(self, todo: I64, call: Call) -> I64:
         """One message to every worker; returns the places that must be asked again, as their worker was lost."""
         assert self.pool is not None
-        self._house(rows[todo])
-        parts = self._dealt(rows[todo])
-        parts = {w: todo[at] for w, at in parts.items()} if len(todo) < len(rows) else parts
+        rows = call.rows[todo] if len(todo) < len(call.rows) else call.rows
+        tasks: dict[int, Job | Again]
+        if (deal := self.deal) is not None and self._only_solves(deal, rows):
+            tasks = dict.fromkeys(deal.parts, Again(self.dt))
+        else:
+            self._house(rows)
+            deal = self.deal = self._dealt(rows)
+            tasks = {w: self._job(rows[at]) for w, at in deal.parts.items()}
+        at_rows: Any = slice(None) if deal.every else rows
+        self.pool.board.inputs[at_rows] = self.asked[at_rows]
         again = [NONE]
-        jobs = {w: self._job(rows[at], inputs[at]) for w, at in parts.items()}
-        for worker, result in self.pool.run(jobs).items():
-            at = parts[worker]
+        for worker, result in self.pool.run(tasks).items():
+            at = deal.parts[worker]
+            if len(todo) < len(call.rows):
+                at = todo[at]
             if isinstance(result, Lost):
-                culprit = int(at[result.place])
-                lives[culprit] -= 1
-                if lives[culprit] == 0:
-                    failed[culprit] = f"{result.said}; twice"
-                self._forget(np.flatnonzero(self.home == worker))
-                again.append(at[at != culprit] if lives[culprit] == 0 else at)
-                continue
-            self._take(jobs[worker], result, at, outputs, failed, spent)
+                again.append(self._lost(worker, result, np.arange(len(call.rows))[at], call))
+            else:
+                self._take(tasks[worker], result, at, call, at if deal.every else call.rows[at])
         return np.concatenate(again)
 
-    def _dealt(self, rows: I64) -> dict[int, I64]:
-        """Places in `rows` (int64 [m]) by worker."""
-        home = self.home[rows]
-        return {int(w): np.flatnonzero(home == w) for w in np.flatnonzero(np.bincount(home))}
+    def _only_solves(self, deal: Deal, rows: I64) -> bool:
+        """Whether these are the points of the last jobs, and there is nothing to do for them but to solve."""
+        if self._saves and len(self.journal) == self.window_start:
+            return False
+        position = self.position if deal.every else self.position[rows]
+        ready = position == len(self.journal) if self.remembers else position >= 0
+        return bool(ready.all()) and np.array_equal(deal.rows, rows)
 
-    def _take(self, job: Job, done: Done, at: I64, outputs: F64, failed: dict[int, str], spent: I64) -> None:
-        outputs[at] = done.outputs
-        spent[at] += 1
-        spent[at[job.replay]] += len(self.journal) - job.starts
-        self.position[job.rows] = len(self.journal) + 1
-        if self.remembers:
-            self.saved_at[job.rows[job.save]] = len(self.journal)
-            kept = job.replay[(job.starts <= job.keep) & (job.keep < len(self.journal))] if job.keep >= 0 else NONE
-            self.saved_at[job.rows[kept]] = job.keep
+    def _dealt(self, rows: I64) -> Deal:
+        """Who has these points."""
+        home = self.home[rows]
+        parts: dict[int, Any] = {int(w): np.flatnonzero(home == w) for w in np.flatnonzero(np.bincount(home))}
+        for worker, at in parts.items():
+            if at[-1] - at[0] + 1 == len(at):
+                parts[worker] = slice(at[0], at[-1] + 1)  # without copies
+        every = len(rows) == len(self.home) and np.array_equal(rows, np.arange(len(rows)))
+        return Deal(np.array(rows), parts, every)
+
+    def _lost(self, worker: int, lost: Lost, at: I64, call: Call) -> I64:
+        """A worker is gone with all that it held; returns the places that are asked again."""
+        self._forget(np.flatnonzero(self.home == worker))
+        self.deal = None
+        culprit = int(at[lost.place])
+        call.lives[culprit] -= 1
+        if call.lives[culprit] > 0:
+            return at
+        call.failed[culprit] = f"{lost.said}; twice"
+        return np.setdiff1d(at, [culprit])
+
+    def _take(self, task: Job | Again, done: Done, at: Any, call: Call, rows: Any) -> None:
+        """Take what a worker has answered. at: places of its points in the call; rows: its points"""
+        assert self.pool is not None
+        call.outputs[at] = self.pool.board.outputs[rows]
+        call.spent[at] += 1
+        here = len(self.journal)
+        self.position[rows] = here + 1
+        if self.remembers and isinstance(task, Job):
+            places = np.arange(len(call.rows))[at]
+            call.spent[places[task.replay]] += here - task.starts
+            self.saved_at[task.rows[task.save]] = here
+            kept = task.replay[(task.starts <= task.keep) & (task.keep < here)] if task.keep >= 0 else NONE
+            self.saved_at[task.rows[kept]] = task.keep
         for place, said in done.failed.items():
-            failed[int(at[place])] = said
-            outputs[at[place]] = 0.0
-            self._forget(job.rows[[place]])
+            where = int(np.arange(len(call.rows))[at][place])
+            call.failed[where] = said
+            call.outputs[where] = 0.0
+            self._forget(call.rows[[where]])
 
     def _forget(self, rows: I64) -> None:
         """These simulations are gone, or in no state to go on: they will be built anew."""
@@ -147,7 +212,7 @@ class MicroManager(FineSolver):
         room = np.maximum(0, level[-1] + 1 - load)
         self.home[new] = np.repeat(np.arange(self.workers), room)[: len(new)]
 
-    def _job(self, rows: I64, inputs: F64) -> Job:
+    def _job(self, rows: I64) -> Job:
         """What a worker does for these points. Raises: FineSolverError"""
         here, start = len(self.journal), self.window_start
         position = self.position[rows]
@@ -155,7 +220,7 @@ class MicroManager(FineSolver):
         first = self.asked if self.first is None else self.first
         ids, initial = self.points.ids[rows[build]], first[rows[build]]
         if not self.remembers:
-            return Job(rows, inputs, self.dt, build, ids, initial, NONE, NONE)
+            return Job(rows, self.dt, build, ids, initial, NONE, NONE)
         restore = np.flatnonzero(position > here)
         if len(restore) and (self.saved_at[rows[restore]] < 0).any():
             self._refuse_repeat(int(rows[restore[self.saved_at[rows[restore]] < 0][0]]))
@@ -168,11 +233,11 @@ class MicroManager(FineSolver):
             keep = start
         replay = np.flatnonzero(position < here)
         if not len(replay):
-            return Job(rows, inputs, self.dt, build, ids, initial, restore, save)
+            return Job(rows, self.dt, build, ids, initial, restore, save)
         base = int(position[replay].min())
         history, dts = self.journal.read(base, rows[replay])
         return Job(
-            rows, inputs, self.dt, build, ids, initial, restore, save,
+            rows, self.dt, build, ids, initial, restore, save,
             replay, position[replay], history, dts, base, keep,
         )  # fmt: skip
 
@@ -200,11 +265,12 @@ class MicroManager(FineSolver):
 
     def _output(self, rows: I64) -> None:
         assert self.pool is not None
-        tasks = {w: Output(rows[at]) for w, at in self._dealt(rows).items()}
+        tasks = {w: Output(rows[at]) for w, at in self._dealt(rows).parts.items()}
         wrong: list[tuple[int, str]] = []
         for worker, result in self.pool.run(tasks).items():
             if isinstance(result, Lost):
                 self._forget(np.flatnonzero(self.home == worker))
+                self.deal = None
                 failed = {result.place: f"output: {result.said}"}
             else:
                 failed = result.failed
@@ -282,8 +348,10 @@ def sizes(layout: Layout) -> tuple[tuple[str, int], ...]:
 
 def look(settings: schema.Fine, problem: MicroProblem) -> Facts:
     """Load the micro simulation once, in a process of its own, before anything waits for it. Raises: ConfigError"""
-    process = Process(spec_of(settings, problem))
-    facts = process.facts()
+    spec = spec_of(settings, problem)
+    with board_file(1, 0, 0) as memory:
+        process = Process(spec, memory.fileno(), 0, 1)
+        facts = process.facts()
     process.close()
     if settings.micro.rollback and getattr(problem, "remembers", True) and not facts.restorable:
         raise ConfigError(

@@ -1,6 +1,7 @@
 """A worker process of the fine solver `micro_manager`: holds a user's micro simulations and runs them.
 
-The loops over points here are the only ones in Python: each calls the user's own `solve` once.
+The loops over points here are the only ones in Python, and call what the user has written in Python: `initialize`,
+`get_state` and the like; `solve` of all points is called in `micro_calls`.
 """
 
 from __future__ import annotations
@@ -8,76 +9,126 @@ from __future__ import annotations
 import ctypes
 import importlib
 import inspect
-import mmap
 import os
 import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
-from neuroscale_couple.fine.jobs import Done, Facts, Job, Output, Spec
+from neuroscale_couple.fine import micro_calls
+from neuroscale_couple.fine.board import Board
+from neuroscale_couple.fine.jobs import NONE, Again, Done, Facts, Job, Output, Spec, Task
 from neuroscale_couple.fine.micro_interface import stand_in
 from neuroscale_couple.values import F64, I64
 
 CLASSES = ("MicroSimulation", *(f"MicroSimulation{i}" for i in range(10)))
 DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux."""
+OURS = (__file__, micro_calls.__file__)
+"""Files that a message about the user's code does not name."""
 
 
 class Worker:
     """The micro simulations of some points.
 
-    progress: place of the point that is worked on, and a count of what was begun; the other side watches them
+    board: what they are asked and answer; progress: this worker's row of it, which the other side watches
     """
 
-    def __init__(self, spec: Spec, progress: Any) -> None:
-        self.spec, self.progress = spec, progress
+    def __init__(self, spec: Spec, board: Board, number: int) -> None:
+        self.spec, self.board = spec, board
+        self.progress: I64 = board.progress[number]
         self.kind = load(spec)
-        self.names = [name for name, _ in spec.inputs]
         self.sims: dict[int, Any] = {}
         self.solves: dict[int, Callable[[dict[str, Any], float], Any]] = {}
         self.saved: dict[int, Any] = {}
-        self.last: tuple[bytes, list[int], list[Any]] = b"", [], []  # points of the last job and their `solve`
+        self.rows: I64 = NONE  # points of the last job, in its order, and what solves them
+        self.places: I64 = NONE
+        self.order: list[Callable[[dict[str, Any], float], Any]] = []
 
     def facts(self) -> Facts:
         """What the class offers."""
         has = {name: callable(getattr(self.kind, name, None)) for name in ("get_state", "set_state", "output")}
         return Facts(self.kind.__name__, has["get_state"] and has["set_state"], has["output"])
 
+    def do(self, task: Task) -> Done:
+        """Do what is asked."""
+        if isinstance(task, Again):
+            return self._solve({}, task.dt)
+        return self.output(task.rows) if isinstance(task, Output) else self.run(task)
+
     def run(self, job: Job) -> Done:
         """Do a job; what a point's own simulation does wrong is its own failure."""
         failed: dict[int, str] = {}
-        rows, same = self._points(job)
+        rows = job.rows.tolist()
         self._each(job.build.tolist(), failed, "cannot be built", lambda i, k: self._build(rows[i], job, k))
         self._each(job.restore.tolist(), failed, "set_state", lambda i, k: self._restore(rows[i]))
         self._each(
             job.replay.tolist(), failed, "replay of its earlier steps", lambda i, k: self._replay(rows[i], job, k)
         )
         self._each(job.save.tolist(), failed, "get_state", lambda i, k: self._save(rows[i]))
-        places = [i for i in range(len(rows)) if i not in failed] if failed else range(len(rows))
-        asked = self._asked(job.inputs[list(places)] if failed else job.inputs)
-        solves = same if same is not None and not failed else [self.solves[rows[i]] for i in places]
-        self.last = job.rows.tobytes() if not failed else b"", rows, solves
-        answers = self._solve(places, solves, asked, job.dt, failed)
-        return Done(self._packed(len(rows), places, answers, failed), failed)
+        self.rows, self.places = job.rows, np.arange(len(rows))
+        if not failed:
+            self.order = [self.solves[row] for row in rows]
+            return self._solve(failed, job.dt)
+        self.places = np.setdiff1d(self.places, list(failed))
+        self.order = [self.solves[rows[place]] for place in self.places.tolist()]
+        return self._solve(failed, job.dt)
 
-    def _points(self, job: Job) -> tuple[list[int], list[Any] | None]:
-        """The points of a job, and their `solve` if that is known from the last one."""
-        if len(job.build) or self.last[0] != job.rows.tobytes():
-            return job.rows.tolist(), None
-        return self.last[1:]
+    def _solve(self, failed: dict[int, str], dt: float) -> Done:
+        """Solve all points of the last job that have not failed before."""
+        inputs, places, solves = self.board.inputs, self.places, self.order
+        rows = self.rows if len(places) == len(self.rows) else self.rows[places]
+        arrays = self._arrays(inputs, rows)
+        while len(places):
+            unusual: list[tuple[int, Any]] = []
+            asked = [(name, size, part) for (name, size), part in zip(self.spec.inputs, arrays, strict=True)]
+            self.progress[0] = -1
+            try:
+                micro_calls.solve_each(
+                    solves, places, rows, asked, inputs, dt, self.spec.outputs, self.board.outputs, self.progress,
+                    unusual,
+                )  # fmt: skip
+                done = len(places)
+            except Exception as error:
+                if self.progress[0] < 0:
+                    raise
+                done = int(np.searchsorted(places, self.progress[0])) + 1
+                failed[int(places[done - 1])] = told(error)
+            self._judge(unusual, places, rows, failed)
+            places, rows, solves = places[done:], rows[done:], solves[done:]
+            arrays = [None if part is None else part[done:] for part in arrays]
+        return Done(failed)
+
+    def _arrays(self, inputs: F64, rows: I64) -> list[F64 | None]:
+        """What the points are asked in inputs that are arrays, float64 [m, size] each (it may keep its row)."""
+        arrays: list[F64 | None] = []
+        start = 0
+        for _, size in self.spec.inputs:
+            arrays.append(np.array(inputs[rows, start : start + size]) if size else None)
+            start += max(size, 1)
+        return arrays
+
+    def _judge(self, unusual: Sequence[tuple[int, Any]], places: I64, rows: I64, failed: dict[int, str]) -> None:
+        """Take the numbers of answers in other forms; what cannot be used is a failure."""
+        for call, answer in unusual:
+            place = int(places[call])
+            self.progress[0] = place
+            if said := wrong(answer, self.spec.outputs):
+                failed[place] = said
+            else:
+                self.board.outputs[rows[call]] = flat(answer, self.spec.outputs)
 
     def output(self, rows: I64) -> Done:
         """Let simulations write their own results. rows: int64 [m] local points"""
         failed: dict[int, str] = {}
         places = list(range(len(rows)))
         self._each(places, failed, "output", lambda i, _: self._output(int(rows[i])))
-        return Done(np.zeros((0, 0)), failed)
+        return Done(failed)
 
     def close(self) -> None:
         """Let simulations give back what they hold."""
@@ -93,7 +144,8 @@ class Worker:
         for k, place in enumerate(places):
             if place in failed:
                 continue
-            self.progress[0], self.progress[1] = place, self.progress[1] + 1
+            self.progress[0] = place
+            self.progress[1] += 1
             try:
                 action(place, k)
             except Exception as error:
@@ -107,7 +159,7 @@ class Worker:
         if not wanted(sim, "initialize"):
             return
         if takes_data(sim.initialize):
-            sim.initialize(self._asked(job.first[[k]])[0])
+            sim.initialize(question(job.first[k], self.spec.inputs))
         else:
             sim.initialize()
 
@@ -127,79 +179,28 @@ class Worker:
             self.progress[1] += 1
             if step == job.keep:
                 self._save(row)
-            solve(self._asked(job.history[step - job.base, k][None])[0], float(job.dts[step - job.base]))
-
-    def _solve(
-        self, places: Iterable[int], solves: Sequence[Any], asked: Sequence[Any], dt: float, failed: dict[int, str]
-    ) -> list[Any]:
-        """The answers in the order of the places; None where one failed, which is written down."""
-        answers: list[Any] = []
-        add, progress = answers.append, self.progress
-        todo = zip(places, solves, asked, strict=True)
-        while True:
-            place = -1
-            try:
-                for place, solve, values in todo:
-                    progress[0] = place
-                    add(solve(values, dt))
-                return answers
-            except Exception as error:
-                failed[place] = told(error)
-                add(None)
-
-    def _asked(self, inputs: F64) -> list[dict[str, Any]]:
-        """What each point is asked: numpy scalars or 1-D arrays by name, as preCICE would give them."""
-        asked: list[dict[str, Any]] = []
-        start = 0
-        for name, size in self.spec.inputs:
-            part = np.array(inputs[:, start : start + size] if size else inputs[:, start])
-            if not asked:
-                asked = [{name: value} for value in part]
-            else:
-                for values, value in zip(asked, part, strict=True):
-                    values[name] = value
-            start += max(size, 1)
-        return asked
-
-    def _packed(self, rows: int, places: Sequence[int], answers: Sequence[Any], failed: dict[int, str]) -> F64:
-        """Outputs float64 [rows, n_out]; answers that cannot be used become failures."""
-        if not failed:
-            try:
-                found = stacked(answers, self.spec.outputs)
-            except (KeyError, TypeError, ValueError, AttributeError, IndexError):
-                found = None
-            if found is not None and np.isfinite(found.sum()):
-                return found
-        packed = np.full((rows, sum(max(size, 1) for _, size in self.spec.outputs)), np.nan)
-        for place, answer in zip(places, answers, strict=True):
-            if place in failed:
-                continue
-            self.progress[0] = place
-            if said := wrong(answer, self.spec.outputs):
-                failed[place] = said
-            else:
-                packed[place] = stacked([answer], self.spec.outputs)[0]
-        return packed
+            asked = question(job.history[step - job.base, k], self.spec.inputs)
+            solve(asked, float(job.dts[step - job.base]))
 
 
-def stacked(answers: Sequence[dict[str, Any]], fields: Sequence[tuple[str, int]]) -> F64:
-    """Outputs float64 [m, n_out] of answers. Raises: KeyError, TypeError, ValueError"""
-    parts = []
+def question(row: F64, fields: Sequence[tuple[str, int]]) -> dict[str, Any]:
+    """What one point is asked: numpy scalars or 1-D arrays by name. row: float64 [n_in]"""
+    asked: dict[str, Any] = {}
+    start = 0
     for name, size in fields:
-        values = [answer[name] for answer in answers]
-        if size and values and isinstance(values[0], np.ndarray):
-            column = np.concatenate(values, dtype=np.float64)
-        else:
-            column = np.array(values, dtype=np.float64)
-        if column.size != len(values) * max(size, 1) or (size and set(map(len, values)) - {size}):
-            raise ValueError(name)
-        parts.append(column.reshape(len(values), max(size, 1)))
-    return np.concatenate(parts, axis=1)
+        asked[name] = np.array(row[start : start + size]) if size else row[start]
+        start += max(size, 1)
+    return asked
+
+
+def flat(answer: Mapping[str, Any], fields: Sequence[tuple[str, int]]) -> F64:
+    """Outputs float64 [n_out] of one answer that is right."""
+    return np.concatenate([np.asarray(answer[name], dtype=np.float64).reshape(-1) for name, _ in fields])
 
 
 def wrong(answer: Any, fields: Sequence[tuple[str, int]]) -> str:
     """What is wrong with an answer; empty: nothing."""
-    if not isinstance(answer, dict):
+    if not isinstance(answer, Mapping):
         return f"solve() gave {type(answer).__name__}, expected a dict of {', '.join(name for name, _ in fields)}"
     for name, size in fields:
         if name not in answer:
@@ -273,20 +274,21 @@ def takes_data(initialize: Any) -> bool:
 def told(error: BaseException) -> str:
     """An error of the user's code in one line."""
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = [frame for frame in frames if frame.filename != __file__]
+    theirs = [frame for frame in frames if frame.filename not in OURS]
     where = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
     return f"{type(error).__name__}: {error}{where}"
 
 
-def main(connection: int, memory: int) -> None:
-    """Serve jobs until the other side goes. connection, memory: file descriptors."""
+def main(connection: int, memory: int, number: int, workers: int) -> None:
+    """Serve jobs until the other side goes. connection, memory: file descriptors; number: of this worker."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    progress = memoryview(mmap.mmap(memory, 16)).cast("q")
     link = Connection(connection)
     try:
-        worker = Worker(link.recv(), progress)
+        spec: Spec = link.recv()
+        board = Board(memory, workers, spec.points, *spec.columns)
+        worker = Worker(spec, board, number)
         link.send(worker.facts())
     except Exception as error:
         link.send(told(error))
@@ -296,5 +298,5 @@ def main(connection: int, memory: int) -> None:
             task = link.recv()
         except (EOFError, OSError):
             return worker.close()
-        progress[0] = -1
-        link.send(worker.output(task.rows) if isinstance(task, Output) else worker.run(task))
+        worker.progress[0] = -1
+        link.send(worker.do(task))

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import mmap
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
-from multiprocessing.connection import Connection, wait
-from typing import Any
+from multiprocessing.connection import Connection
 
 from neuroscale_couple.errors import ConfigError, FineSolverError
-from neuroscale_couple.fine.jobs import Done, Facts, Job, Lost, Output, Spec
+from neuroscale_couple.fine.board import Board, board_file
+from neuroscale_couple.fine.jobs import Done, Facts, Lost, Spec, Task
 
 LAUNCHER = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "MPI_LOCAL", "HYDI_", "HYDRA_")
 """Variables of an MPI launcher: a micro simulation that starts MPI must not take itself for one of our ranks."""
-PROGRAM = "from neuroscale_couple.fine.micro_worker import main; main({}, {})"
+PROGRAM = "from neuroscale_couple.fine.micro_worker import main; main({}, {}, {}, {})"
 START = 300.0
 """Seconds that a worker gets to import the user's module."""
 
@@ -27,14 +26,12 @@ START = 300.0
 class Process:
     """One worker process."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, memory: int, number: int, workers: int) -> None:
+        """memory: file descriptor of the board; number: of this worker among all"""
         ours, theirs = socket.socketpair()
-        with tempfile.TemporaryFile() as memory:
-            memory.truncate(16)
-            self.progress = memoryview(mmap.mmap(memory.fileno(), 16)).cast("q")
-            command = [sys.executable, "-c", PROGRAM.format(theirs.fileno(), memory.fileno())]
-            fds = (theirs.fileno(), memory.fileno())
-            self._process = subprocess.Popen(command, pass_fds=fds, env=environment(), stdin=subprocess.DEVNULL)
+        fds = (theirs.fileno(), memory)
+        command = [sys.executable, "-c", PROGRAM.format(*fds, number, workers)]
+        self._process = subprocess.Popen(command, pass_fds=fds, env=environment(), stdin=subprocess.DEVNULL)
         theirs.close()
         self.link = Connection(ours.detach())
         self.link.send(spec)
@@ -79,7 +76,9 @@ class Pool:
     def __init__(self, spec: Spec, workers: int, timeout: float) -> None:
         """timeout: longest time of one call of a micro simulation, s. Raises: ConfigError"""
         self.spec, self.timeout = spec, timeout
-        self._processes = [Process(spec) for _ in range(workers)]
+        self._memory = board_file(workers, spec.points, sum(spec.columns))
+        self.board = Board(self._memory.fileno(), workers, spec.points, *spec.columns)
+        self._processes = [Process(spec, self._memory.fileno(), number, workers) for number in range(workers)]
         try:
             for process in self._processes:
                 self.facts = process.facts()
@@ -87,33 +86,37 @@ class Pool:
             self.kill()
             raise
 
-    def run(self, tasks: Mapping[int, Job | Output]) -> dict[int, Done | Lost]:
+    def run(self, tasks: Mapping[int, Task]) -> dict[int, Done | Lost]:
         """Give each worker named its task and wait for all of them."""
         results: dict[int, Done | Lost] = {}
-        waiting: dict[Any, int] = {}
+        waiting: dict[int, int] = {}
+        links = select.poll()
         for worker, task in tasks.items():
             process = self._processes[worker]
-            process.progress[0] = -1
+            self.board.progress[worker, 0] = -1
             try:
                 process.link.send(task)
-                waiting[process.link] = worker
+                waiting[process.link.fileno()] = worker
+                links.register(process.link.fileno(), select.POLLIN)
             except OSError:
                 results[worker] = self._lose(worker, f"its process has ended: {process.ending()}")
         seen = {worker: (self._progress(worker), time.monotonic()) for worker in waiting.values()}
         while waiting:
-            for link in wait(list(waiting), min(1.0, self.timeout / 8)):
+            for link, _ in links.poll(1e3 * min(1.0, self.timeout / 8)):
+                links.unregister(link)
                 worker = waiting.pop(link)
                 results[worker] = self._received(worker)
             for link, worker in list(waiting.items()):
                 if self._late(worker, seen):
+                    links.unregister(link)
                     del waiting[link]
                     said = f"one call took longer than {self.timeout:g} s (fine.micro.timeout) and was ended"
                     results[worker] = self._lose(worker, said)
         return results
 
     def _progress(self, worker: int) -> tuple[int, int]:
-        progress = self._processes[worker].progress
-        return progress[0], progress[1]
+        place, begun = self.board.progress[worker, :2].tolist()
+        return place, begun
 
     def _late(self, worker: int, seen: dict[int, tuple[tuple[int, int], float]]) -> bool:
         progress, now = self._progress(worker), time.monotonic()
@@ -131,9 +134,9 @@ class Pool:
     def _lose(self, worker: int, said: str) -> Lost:
         """Start a worker anew. Raises: FineSolverError"""
         process = self._processes[worker]
-        place = max(process.progress[0], 0)
+        place = max(int(self.board.progress[worker, 0]), 0)
         process.kill()
-        self._processes[worker] = Process(self.spec)
+        self._processes[worker] = Process(self.spec, self._memory.fileno(), worker, len(self._processes))
         try:
             self._processes[worker].facts()
         except ConfigError as error:
@@ -145,12 +148,14 @@ class Pool:
         processes, self._processes = self._processes, []
         for process in processes:
             process.close()
+        self._memory.close()
 
     def kill(self) -> None:
         """End all workers at once."""
         processes, self._processes = self._processes, []
         for process in processes:
             process.kill()
+        self._memory.close()
 
 
 def environment() -> dict[str, str]:
