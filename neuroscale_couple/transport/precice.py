@@ -105,6 +105,7 @@ class PreciceDriver:
             closure = EmbeddedClosure(factory, self.comm, points)
             if (resumed := closure.resumed()) is not None:
                 self.window = resumed[0]
+                self.time = self.window_start = float(resumed[1]["time"])  # preCICE starts at 0 again
             first = self.window
             while self._call("is_coupling_ongoing"):
                 self._one_step(closure)
@@ -130,7 +131,7 @@ class PreciceDriver:
         for interface in self.interfaces:
             region = access_region(regions, place, self.file.dimensions(interface.mesh))
             self._call("set_mesh_access_region", interface.mesh, region)
-        with self._waiting(f"waiting for {self._peer_names} to start"), chdir(self.folder):
+        with self._waiting(f"waiting for {self._peer_names} to start", together=True), chdir(self.folder):
             self.participant.initialize()
         coordinates, ids = [], []
         start = total = 0
@@ -193,7 +194,7 @@ class PreciceDriver:
     def _commit(self, closure: EmbeddedClosure) -> None:
         self._check_converged()
         with self._section("neuroscale commit"):
-            closure.commit()
+            closure.commit({"time": np.array(self.time)})
         self.window += 1
         self.iteration = self.step = 0
         self.window_start = self.time
@@ -275,22 +276,11 @@ class PreciceDriver:
     @contextmanager
     def _waiting(self, what: str, together: bool = False) -> Iterator[None]:
         """A call of preCICE that waits for others. together: no program may leave meanwhile. Raises: TransportError"""
-        seconds = self.settings.timeout
-        self.watch.begin(
-            seconds,
-            f"{self._place}: {self.us!r} was {what} for {seconds:g} s (neuroscale.precice.timeout) and ends; look at "
-            "the other program's output, or raise the time-out",
-            f"{self._place}: {self.us!r} was {what}, but the other program has gone: its connection is closed; its "
-            "output says why"
-            if together
-            else "",
-        )
         try:
-            yield
+            with self.watch.waiting(f"{self._place}: {self.us!r} was {what}", self.settings.timeout, together):
+                yield
         except Exception as error:
             raise self._failed(what, error) from None
-        finally:
-            self.watch.end()
 
     def _failed(self, what: str, error: Exception) -> NeuroscaleError:
         if isinstance(error, NeuroscaleError):

@@ -12,6 +12,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 POLL = 1.0
 """Seconds between two looks at the connections."""
@@ -28,6 +30,20 @@ class Watch:
     def __init__(self) -> None:
         command = [sys.executable, "-I", "-S", __file__, str(os.getpid())]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0, start_new_session=True)
+
+    @contextmanager
+    def waiting(self, what: str, seconds: float, together: bool) -> Iterator[None]:
+        """A wait for another program of the coupling.
+
+        what: place, who waits, and for what; together: no program may leave meanwhile
+        """
+        late = f"{what} for {seconds:g} s (neuroscale.precice.timeout) and ends; look at the other program's output, "
+        gone = f"{what}, but the other program has gone: its connection is closed; its output says why"
+        self.begin(seconds, late + "or raise the time-out", gone if together else "")
+        try:
+            yield
+        finally:
+            self.end()
 
     def begin(self, seconds: float, late: str, gone: str = "") -> None:
         """A wait begins.

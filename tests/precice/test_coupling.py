@@ -184,6 +184,16 @@ def test_macro_solver_that_dies_while_it_iterates(tmp_path: Path) -> None:
     ended.failed("neuroscale-couple: error: window ", "'NeuroScale'", "'Macro'", "output says why")
 
 
+@pytest.mark.parametrize(
+    ("scheme", "waiting"),
+    [("serial-explicit", "waiting for 'Macro' to start, but"), ("parallel-explicit", "waiting for 'Macro', but")],
+)
+def test_macro_solver_that_is_killed_in_its_first_solve(tmp_path: Path, scheme: str, waiting: str) -> None:
+    setup = Setup(scheme=scheme, told={"die_in": 0, "before": 5.0})  # longer than the watcher's patience
+    ended = Case(tmp_path, setup).run()
+    ended.failed(f"window 0, iteration 0: 'NeuroScale' was {waiting} the other program has gone", "its output says why")
+
+
 def test_macro_solver_that_hangs(tmp_path: Path) -> None:
     setup = Setup(scheme="serial-explicit", told={"sleep_in": 1}, ours={"precice": {"timeout": 4}})
     ended = Case(tmp_path, setup).run()

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +50,9 @@ def main(told: dict[str, Any]) -> None:
             for k, name in enumerate(told["write"]):
                 participant.write_data(mesh, name, ids[mesh], sent[mesh][:, k])
         if told.get("die_in") == len(heard):
-            os._exit(7)
+            time.sleep(told.get("before", 0.0))
+            os.kill(os.getpid(), signal.SIGKILL)
         if told.get("sleep_in") == len(heard):
-            import time
-
             time.sleep(600)
         participant.advance(dt)
         t, step, iterations = t + dt, step + 1, iterations + 1
