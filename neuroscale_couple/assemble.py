@@ -80,6 +80,7 @@ def participate(config: str | Path) -> int:
     from neuroscale_couple.config.load import load
     from neuroscale_couple.config.precice_fields import find_interfaces
     from neuroscale_couple.transport.precice import PreciceDriver
+    from neuroscale_couple.transport.precice_resume import common_window, shortened
 
     loaded = load(Path(config), run_options.overrides)
     problem = _problem(loaded)
@@ -89,10 +90,15 @@ def participate(config: str | Path) -> int:
         from neuroscale_couple.fine.micro_manager import look
 
         look(loaded.config.neuroscale.fine, problem)  # said before the macro solver waits for us
+    window = common_window(results_folder(loaded)) if run_options.resume else None
+    if window is not None:
+        us, meshes = loaded.config.participant_name, [interface.mesh for interface in interfaces]
+        peer = next(iter(file.peers(us, meshes).values()))
+        file = shortened(file, us, peer, window, results_folder(loaded))
     comm = split_world("macro").local if parallel.launched_size() > 1 else None
     driver = PreciceDriver(loaded.config, file, interfaces, (problem.inputs, problem.outputs), loaded.folder, comm)
     volumes = loaded.config.neuroscale.precice.volumes
-    return driver.run(factory_for(loaded), loaded.resolve(volumes) if isinstance(volumes, str) else volumes)
+    return driver.run(factory_for(loaded, window), loaded.resolve(volumes) if isinstance(volumes, str) else volumes)
 
 
 def serve(config: str | Path) -> None:
@@ -184,17 +190,20 @@ def results_folder(loaded: Loaded) -> Path:
     return folder / loaded.folder.name / run_options.label
 
 
-def factory_for(loaded: Loaded) -> Any:
-    """A `ServiceFactory`: (points, comm) -> Loop."""
+def factory_for(loaded: Loaded, window: int | None = None) -> Any:
+    """A `ServiceFactory`: (points, comm) -> Loop. window: see `build`"""
 
     def factory(points: Points, comm: Any) -> Loop:
-        return build(loaded, points, comm)
+        return build(loaded, points, comm, window)
 
     return factory
 
 
-def build(loaded: Loaded, points: Points, comm: Any) -> Loop:
-    """The loop of one service rank. Collective: yes, over comm."""
+def build(loaded: Loaded, points: Points, comm: Any, window: int | None = None) -> Loop:
+    """The loop of one service rank. Collective: yes, over comm.
+
+    window: number of windows to go on after when the run is resumed; None: after the newest checkpoint
+    """
     from neuroscale_couple import parallel
     from neuroscale_couple.config.load import dump
     from neuroscale_couple.loop import Loop
@@ -213,7 +222,7 @@ def build(loaded: Loaded, points: Points, comm: Any) -> Loop:
         if parts.checkpoint is not None:
             parts.checkpoint.clear()
         return Loop(parts, points, comm)
-    stored = parts.checkpoint.load()
+    stored = parts.checkpoint.load(window)
     if stored is None:
         raise CheckpointError(f"--resume: there is no checkpoint in {folder}; start without --resume")
     arrays, meta = stored

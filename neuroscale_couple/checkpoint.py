@@ -103,6 +103,17 @@ def _checksum(arrays: Arrays) -> str:
     return f"{value:08x}"
 
 
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The list of complete windows, newest first, the number of ranks and the digest. Raises: CheckpointError"""
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_bytes())
+        if not ({"ranks", "digest"} <= manifest.keys() and all("window" in entry for entry in manifest["windows"])):
+            raise ValueError("it is none of ours")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); start without --resume") from error
+    return manifest
+
+
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -152,9 +163,10 @@ class Checkpoint:
         self._say_failed(window, error)
         return False
 
-    def load(self) -> tuple[dict[str, dict[str, Array]], dict[str, Any]] | None:
+    def load(self, window: int | None = None) -> tuple[dict[str, dict[str, Array]], dict[str, Any]] | None:
         """This rank's arrays and the meta of the newest complete window that verifies; None if there is none.
 
+        window: only this one will do
         Raises: CheckpointError if it was written by another number of ranks, belongs to another configuration,
             or nothing can be read.
         Collective: yes.
@@ -162,9 +174,11 @@ class Checkpoint:
         path = self._folder / "manifest.json"
         if not path.exists():
             return None
-        manifest = self._read_manifest(path)
+        manifest = self._checked_manifest(path)
         reasons: list[str] = []
         for entry in manifest["windows"]:
+            if window is not None and entry["window"] != window:
+                continue
             parts, reason = self._read_rank(entry)
             if parts is not None:
                 self._complete = [e for e in manifest["windows"] if e["window"] <= entry["window"]]
@@ -172,6 +186,8 @@ class Checkpoint:
                     log.warning("checkpoint: %s; going on from window %d instead", "; ".join(reasons), entry["window"])
                 return parts, entry["meta"]
             reasons.append(f"window {entry['window']} is damaged: {reason}")
+        if window is not None and not reasons:
+            reasons.append(f"window {window} was not kept")
         raise CheckpointError(
             f"{self._folder}: no checkpoint can be read ({'; '.join(reasons)}); start without --resume"
         )
@@ -220,19 +236,15 @@ class Checkpoint:
 
     # -- reading
 
-    def _read_manifest(self, path: Path) -> dict[str, Any]:
-        try:
-            manifest: dict[str, Any] = json.loads(path.read_bytes())
-            ranks, digest = manifest["ranks"], manifest["digest"]
-            windows = [entry["window"] for entry in manifest["windows"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} cannot be read ({error}); start without --resume") from error
+    def _checked_manifest(self, path: Path) -> dict[str, Any]:
+        manifest = read_manifest(path)
+        ranks, windows = manifest["ranks"], [entry["window"] for entry in manifest["windows"]]
         if ranks != self._size:
             raise CheckpointError(
                 f"{self._folder}: the checkpoint was written by {ranks} service rank(s), this run has {self._size}; "
                 "resume with the same number"
             )
-        if digest != self._digest:
+        if manifest["digest"] != self._digest:
             raise CheckpointError(
                 f"{self._folder}: the checkpoint of window {max(windows, default=0)} belongs to another configuration; "
                 "undo the change of the configuration, or start without --resume"

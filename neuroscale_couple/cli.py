@@ -130,7 +130,7 @@ def run_command(args: argparse.Namespace) -> int:
     quiet_other_ranks()
     say(f"[bold]{escape(loaded.case)}[/]: the resolved configuration", escape(dump(loaded.config).rstrip()))
     if args.macro:
-        run_macro(loaded, overrides, label)
+        run_macro(loaded, overrides, label, args.resume)
         return 0
     reused = False
     if args.compare:
@@ -141,12 +141,13 @@ def run_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_macro(loaded: Loaded, overrides: dict[str, Any], label: str) -> None:
+def run_macro(loaded: Loaded, overrides: dict[str, Any], label: str, resume: bool) -> None:
     """Execute the macro script alone: the service is another program, which measures and reports."""
     if loaded.macro is None or loaded.config.neuroscale.transport != "precice":
         raise ConfigError(f"{loaded.path}: --macro needs a script (neuroscale.macro) and transport: precice")
     former = assemble.run_options
-    assemble.run_options = assemble.RunOptions(overrides, label=label)
+    resume = resume and (results(loaded, label) / "checkpoint").exists()  # as the service decides, see run_once
+    assemble.run_options = assemble.RunOptions(overrides, resume, label)
     try:
         execute(loaded.macro, loaded.path)
     finally:

@@ -20,12 +20,16 @@ TRUE = ("true", "1", "yes", "on")
 
 @dataclass
 class Tag:
-    """One XML tag. kind: what stands before the colon of its name, e.g. `coupling-scheme`; line: where it starts."""
+    """One XML tag. kind: what stands before the colon of its name, e.g. `coupling-scheme`; line: where it starts.
+
+    start: byte of the file at which it starts
+    """
 
     name: str
     attributes: dict[str, str]
     line: int
     children: list[Tag] = field(default_factory=list)
+    start: int = 0
 
     @property
     def kind(self) -> str:
@@ -73,7 +77,8 @@ class PreciceXml:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.root = _parse(path.read_bytes())
+            self.text = path.read_bytes()
+            self.root = _parse(self.text)
         except OSError as error:
             raise ConfigError(
                 f"precice_config_file_path: cannot read {path}: {error.strerror}; the path is relative to our file"
@@ -160,7 +165,7 @@ def _parse(text: bytes) -> Tag:
     stack = [top]
 
     def start(name: str, attributes: dict[str, str]) -> None:
-        tag = Tag(name, attributes, parser.CurrentLineNumber)
+        tag = Tag(name, attributes, parser.CurrentLineNumber, start=parser.CurrentByteIndex)
         stack[-1].children.append(tag)
         stack.append(tag)
 

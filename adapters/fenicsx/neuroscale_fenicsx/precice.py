@@ -7,6 +7,9 @@ The coupling is serial-implicit with the macro solver first and without accelera
 and preCICE must end a window only when the same data come twice (a tight measure on our outputs, two iterations at
 least). The operator's ids are sent where `neuroscale.precice.ids` names a data field for them: then the points have the
 same micro structures as with any other transport.
+
+The state that `commit` is given lies beside the service's checkpoint; `--resume` on both sides goes on after the newest
+window that both have kept.
 """
 
 from __future__ import annotations
@@ -16,13 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from neuroscale_couple import Points, Source
-from neuroscale_couple.assemble import results_folder
+from neuroscale_couple import Points, Source, assemble
+from neuroscale_couple.checkpoint import Checkpoint
 from neuroscale_couple.config.precice_fields import find_interfaces
 from neuroscale_couple.config.precice_xml import PreciceXml
-from neuroscale_couple.errors import ConfigError, InputError, TransportError
+from neuroscale_couple.errors import CheckpointError, ConfigError, InputError, TransportError
 from neuroscale_couple.physics import make_problem
 from neuroscale_couple.transport.base import Closure, Inputs, State, Totals
+from neuroscale_couple.transport.precice_resume import MACRO, common_window, shortened
+from neuroscale_couple.transport.precice_watch import Watch
 from neuroscale_couple.values import Outputs, Reply
 
 
@@ -57,7 +62,7 @@ class PreciceClosure(Closure):
         """
         problem = make_problem(loaded.config.neuroscale.problem)
         self.inputs, self.outputs = problem.inputs, problem.outputs
-        self.folder = results_folder(loaded)
+        self.folder = assemble.results_folder(loaded)
         if comm.Get_rank() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
         file, interfaces = find_interfaces(loaded.config, loaded.folder, self.inputs, self.outputs)
@@ -69,10 +74,33 @@ class PreciceClosure(Closure):
         refuse_scheme(file, loaded.config.participant_name, self._name)
         self._points = points
         self._order = np.argsort(points.ids)
+        self._checkpoint: Checkpoint | None = None
+        if loaded.config.neuroscale.output.checkpoint:
+            self._checkpoint = Checkpoint(self.folder / MACRO, comm, loaded.digest)
+        self._resumed = self._stored() if assemble.run_options.resume else None
+        self._windows = self._resumed[0] if self._resumed is not None else 0
+        if self._windows:
+            file = shortened(file, loaded.config.participant_name, self._name, self._windows, self.folder)
+        self._service, self._timeout = loaded.config.participant_name, loaded.config.neuroscale.precice.timeout
+        self._place, self._watch = "at the start", Watch()
         self._join(file.path, loaded.folder, comm)
+        if self._checkpoint is not None and not self._windows:
+            self._checkpoint.clear()
+            self._checkpoint.save(0, {"macro": {}}, {})  # from now on the service asks for a window that we have
         self._last: np.ndarray | None = None
         self._begun = self._closed = False
         self._version = -1
+
+    def _stored(self) -> tuple[int, State]:
+        """The state of the window to go on after. Raises: CheckpointError. Collective: yes"""
+        window = common_window(self.folder)
+        found = self._checkpoint.load(window) if self._checkpoint is not None and window is not None else None
+        if window is None or found is None:
+            raise CheckpointError(
+                f"--resume: there is no checkpoint of the macro solver in {self.folder / MACRO} that fits the "
+                "service's; start both without --resume"
+            )
+        return window, found[0]["macro"]
 
     def _join(self, path: Any, folder: Any, comm: Any) -> None:
         try:
@@ -82,18 +110,20 @@ class PreciceClosure(Closure):
                 f"transport: precice needs preCICE and its Python package in the macro solver's environment as well "
                 f"({error}): see docs/fenicsx.md"
             ) from None
-        with chdir(folder):
-            try:
+        try:
+            with chdir(folder):
                 self._participant = precice.Participant(self._name, str(path), comm.Get_rank(), comm.Get_size())
                 places = self._points.coordinates[self._order]
                 self._vertices = list(self._participant.set_mesh_vertices(self._interface.mesh, places))
                 if self._participant.requires_initial_data():
                     self._write_ids()
-                self._participant.initialize()
-            except TransportError:
-                raise
-            except Exception as error:
-                raise self._failed("initialize", error) from None
+                self._wait(f"waiting for {self._service!r} to start", "initialize")
+        except TransportError:
+            self._watch.stop()
+            raise
+        except Exception as error:
+            self._watch.stop()
+            raise self._failed("initialize", error) from None
 
     def _write_ids(self) -> None:
         """Send the ids of the points where the coupling has a field for them."""
@@ -109,7 +139,7 @@ class PreciceClosure(Closure):
             raise InputError("transport: precice cannot carry totals; take transport: embedded or mpi for a balance")
         rows = self.inputs.pack(inputs, len(self._points))
         self._check_step(t, dt)
-        self._last = rows[self._order]
+        self._last, self._place = rows[self._order], f"t = {t:g}"
         self._advance(dt)
         if self._call("is_time_window_complete"):
             raise TransportError(
@@ -140,7 +170,7 @@ class PreciceClosure(Closure):
             values = np.stack([self._last[:, column] / factor for column, factor in pairs], axis=1)
             values = values if carrier.vector else values[:, 0]
             self._call("write_data", self._interface.mesh, carrier.data, self._vertices, values)
-        self._call("advance", dt)
+        self._wait(f"waiting for {self._service!r}", "advance", dt)
         self._call("requires_reading_checkpoint")
 
     def _read(self, dt: float) -> Outputs:
@@ -175,13 +205,16 @@ class PreciceClosure(Closure):
         return pairs
 
     def commit(self, macro_state: State | None = None) -> None:
-        """See `Closure.commit`; the service keeps no state of the macro solver."""
+        """See `Closure.commit`; the state is kept on this side."""
         if self._last is None:
             raise TransportError("commit was called before evaluate")
         dt = float(self._call("get_max_time_step_size"))
         while not self._call("is_time_window_complete"):
             self._advance(dt)
         self._begun, self._last = False, None
+        self._windows += 1
+        if self._checkpoint is not None:
+            self._checkpoint.save(self._windows, {"macro": dict(macro_state or {})}, {})
 
     def rollback(self) -> None:
         """Newton starts again in the same window; preCICE counts its iterations on."""
@@ -198,15 +231,21 @@ class PreciceClosure(Closure):
         """See `Closure.model_version`; -1 also where `Neuroscale-Model-Version` is not exchanged."""
         return self._version
 
-    def resumed(self) -> None:
-        """See `Closure.resumed`: a coupling by preCICE is not resumed by us."""
-        return None
+    def resumed(self) -> tuple[int, State] | None:
+        """See `Closure.resumed`."""
+        return self._resumed
 
     def close(self) -> None:
         """See `Closure.close`."""
         if not self._closed:
             self._closed = True
             self._call("finalize")
+            self._watch.stop()
+
+    def _wait(self, what: str, name: str, *arguments: Any) -> None:
+        """A call of preCICE that waits for the service; a watcher ends this process where there is none any more."""
+        with self._watch.waiting(f"{self._place}: {self._name!r} was {what}", self._timeout, together=True):
+            self._call(name, *arguments)
 
     def _call(self, name: str, *arguments: Any) -> Any:
         try:
