@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,9 @@ COLUMNS = (
     *(f"seconds_{stage}" for stage in STAGES),
     "model_version",
 )
+
+MARKUP = re.compile(r"\[/?[a-z]*\]")
+"""What colours a line on a terminal."""
 
 
 class Counts:
@@ -169,7 +173,15 @@ class Ledger:
         row |= _audit_columns(np.concatenate([rank[1] for rank in everyone]), self.tolerance)
         self._append("ledger.csv", COLUMNS, [[row[name] for name in COLUMNS]])
         self._append_audits([batch for rank in everyone for batch in rank[2]])
-        self.console.print(window_line(row, self.tolerance))
+        self._say(window_line(row, self.tolerance))
+
+    def _say(self, line: str) -> None:
+        """One line with markup; a file gets it plain, without the cost of a terminal's layout."""
+        if self.console.is_terminal:
+            self.console.print(line)
+            return
+        self.console.file.write(MARKUP.sub("", line) + "\n")
+        self.console.file.flush()
 
     def truncate(self, windows: int) -> None:
         """Keep the rows of the first `windows` windows and append to them (after `--resume`)."""

@@ -50,7 +50,7 @@ class Loop:
         self.last_fine: I64 = np.full(n, NEVER)  # window of a point's last fine answer
         self.batch: Batch | None = None
         self.reply: Reply | None = None
-        self.memory = Memory(parts.problem, n)
+        self.memory = Memory(parts.problem, n, wanted=parts.gate.settings.open or parts.learner is not None)
         self.question: F64 = np.zeros((n, parts.problem.question.size))  # what the surrogate is asked with
         self.counts = Counts()
         self.start: dict[str, Any] | None = None  # the fine solver's state at the start of a window of several steps

@@ -20,8 +20,9 @@ class Memory:
     dt_0 is the first time step. The question is (x, x - h_k after this step).
     """
 
-    def __init__(self, problem: MicroProblem, points: int) -> None:
-        self._on = problem.remembers
+    def __init__(self, problem: MicroProblem, points: int, wanted: bool = True) -> None:
+        """wanted: False where nobody asks (gate closed, nothing learns): questions are the inputs then"""
+        self._on = problem.remembers and wanted
         self._past: F64 = np.full((len(MEMORIES) if self._on else 0, points, problem.inputs.size), np.nan)
         self._first_dt = 0.0
         self._start: F64 | None = None  # at the start of a window of several steps

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import struct
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -107,3 +109,31 @@ class Lost:
 
     place: int
     said: str
+
+
+STEP = struct.Struct("d")
+"""`Again` as it is sent, in a message of its own size: almost all are this one, and a `Done` without failures."""
+
+
+def packed_task(task: Task) -> bytes:
+    """A task as the bytes of a message."""
+    return STEP.pack(task.dt) if isinstance(task, Again) else pickle.dumps(task, pickle.HIGHEST_PROTOCOL)
+
+
+def unpacked_task(message: bytes) -> Task:
+    """What `packed_task` was given."""
+    if len(message) == STEP.size:
+        return Again(*STEP.unpack(message))
+    task: Task = pickle.loads(message)
+    return task
+
+
+def packed_done(done: Done) -> bytes:
+    """A result as the bytes of a message: none without failures."""
+    return pickle.dumps(done, pickle.HIGHEST_PROTOCOL) if done.failed else b""
+
+
+def unpacked_done(message: bytes) -> Done:
+    """What `packed_done` was given."""
+    done: Done = pickle.loads(message) if message else Done({})
+    return done

@@ -22,7 +22,18 @@ import numpy as np
 
 from neuroscale_couple.fine import micro_calls
 from neuroscale_couple.fine.board import Board
-from neuroscale_couple.fine.jobs import NONE, Again, Done, Facts, Job, Output, Spec, Task
+from neuroscale_couple.fine.jobs import (
+    NONE,
+    Again,
+    Done,
+    Facts,
+    Job,
+    Output,
+    Spec,
+    Task,
+    packed_done,
+    unpacked_task,
+)
 from neuroscale_couple.fine.micro_interface import stand_in
 from neuroscale_couple.values import F64, I64
 
@@ -295,8 +306,8 @@ def main(connection: int, memory: int, number: int, workers: int) -> None:
         return
     while True:
         try:
-            task = link.recv()
+            task = unpacked_task(link.recv_bytes())
         except (EOFError, OSError):
             return worker.close()
         worker.progress[0] = -1
-        link.send(worker.do(task))
+        link.send_bytes(packed_done(worker.do(task)))

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 
 from neuroscale_couple.errors import ConfigError, FineSolverError
 from neuroscale_couple.fine.board import Board, board_file
-from neuroscale_couple.fine.jobs import Done, Facts, Lost, Spec, Task
+from neuroscale_couple.fine.jobs import Done, Facts, Lost, Spec, Task, packed_task, unpacked_done
 
 LAUNCHER = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "MPI_LOCAL", "HYDI_", "HYDRA_")
 """Variables of an MPI launcher: a micro simulation that starts MPI must not take itself for one of our ranks."""
@@ -95,7 +95,7 @@ class Pool:
             process = self._processes[worker]
             self.board.progress[worker, 0] = -1
             try:
-                process.link.send(task)
+                process.link.send_bytes(packed_task(task))
                 waiting[process.link.fileno()] = worker
                 links.register(process.link.fileno(), select.POLLIN)
             except OSError:
@@ -127,7 +127,7 @@ class Pool:
     def _received(self, worker: int) -> Done | Lost:
         process = self._processes[worker]
         try:
-            return process.link.recv()  # type: ignore[no-any-return]
+            return unpacked_done(process.link.recv_bytes())
         except (EOFError, OSError):
             return self._lose(worker, f"its process has ended: {process.ending()}")
 

@@ -169,6 +169,12 @@ def test_window_line_shows_shares_and_warns_in_red() -> None:
     assert "no audit" in window_line(row | {"audits": 0}, 0.02)
 
 
+def test_a_file_gets_the_line_without_colours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add(Ledger(tmp_path), 0)
+    said = capsys.readouterr().out
+    assert said.startswith("window    1  t=0.5 ") and said.endswith("audit p95 2.90 % (n=2)  1.00 s\n")
+
+
 def spend(seconds: float) -> None:
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
