@@ -256,6 +256,7 @@ def with_microstructures(loaded: Loaded, problem: MicroProblem, points: Points) 
 
 
 def _parts(loaded: Loaded, problem: MicroProblem, points: Points, folder: Path, comm: Any) -> Parts:
+    from neuroscale_couple import parallel
     from neuroscale_couple.checkpoint import Checkpoint
     from neuroscale_couple.correction import make_corrections
     from neuroscale_couple.evaluation.fields import PointFields
@@ -270,9 +271,12 @@ def _parts(loaded: Loaded, problem: MicroProblem, points: Points, folder: Path, 
     if config.model is not None and config.gate.open:
         model = _surrogate(loaded.folder / config.model, problem, loaded)
     fields = PointFields(folder / "fields", comm, points, problem.outputs, config.output.every)
+    fine = make_fine_solver(config.fine, problem)
+    if config.output.checkpoint:
+        fine.keep_in(folder / "checkpoint" / f"fine_{parallel.rank(comm)}")
     return Parts(
         problem=problem,
-        fine=share_answers(make_fine_solver(config.fine, problem), config.fine, problem, config.gate),
+        fine=share_answers(fine, config.fine, problem, config.gate),
         gate=make_gate(config.gate, problem, comm),
         surrogate=model,
         corrections=make_corrections(config.correction, problem, comm),

@@ -303,11 +303,6 @@ def _inconsistent(settings: Neuroscale) -> Iterator[str]:
             yield f"'neuroscale.microstructure.{name}': got [{low:g}, {high:g}], expected the lower end first"
     if micro.kind == "image" and micro.path is None:
         yield "the key 'neuroscale.microstructure.path' is missing; kind 'image' needs a PNG or .npy file"
-    if settings.fine.solver == "micro_manager" and settings.output.checkpoint:
-        yield (
-            "'neuroscale.output.checkpoint': got True, expected false: what micro simulations hold cannot be "
-            "written into a checkpoint"
-        )
     for column, (low, high) in settings.training.load_range.items():
         if not low < high:
             yield f"'neuroscale.training.load_range.{column}': got [{low:g}, {high:g}], expected the lower end first"

@@ -135,6 +135,8 @@ def _micro_simulations(loaded: Loaded, problem: MicroProblem) -> Iterator[Findin
         offers = [name for name, there in {"state": facts.restorable, "output": facts.outputs}.items() if there]
         said = f"{facts.name} of {settings.fine.micro.file} can be loaded"
         yield Finding(True, "micro simulation", said + (f"; it has {' and '.join(offers)}" if offers else ""))
+        if settings.output.checkpoint:
+            yield Finding(True, "checkpoint", _resumed(facts.restorable, problem.remembers))
     except NeuroscaleError as error:
         yield Finding(False, "micro simulation", str(error))
     file = loaded.path if settings.micro_manager is None else loaded.resolve(settings.micro_manager)
@@ -145,6 +147,15 @@ def _micro_simulations(loaded: Loaded, problem: MicroProblem) -> Iterator[Findin
     promise = f"{100 * gate.confidence:g} % of the accepted answers within {100 * gate.tolerance:g} %"
     closed = "closed: every point is answered by its micro simulation"
     yield Finding(True, "gate", f"{promise}; --fine-only closes it" if gate.open else closed)
+
+
+def _resumed(restorable: bool, remembers: bool) -> str:
+    """What a resumed run does with micro simulations."""
+    if not remembers:
+        return "--resume builds the simulations anew: their answers depend on the inputs alone"
+    if restorable:
+        return "--resume goes on from the states that get_state gives, where they can be pickled"
+    return "there is no get_state and set_state: --resume lets each simulation take all its earlier steps again"
 
 
 def _fine_solver(loaded: Loaded, problem: MicroProblem, points: Points) -> Finding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ class FineSolver(ABC):
     @abstractmethod
     def attach(self, points: Points) -> None:
         """Take the points this rank owns, before the first solve. Raises: MicrostructureError."""
+
+    def keep_in(self, folder: Path) -> None:  # noqa: B027
+        """This run writes checkpoints: files that only grow may be kept in this folder. Called before `attach`."""
 
     def begin(self, batch: Batch) -> None:  # noqa: B027
         """An iteration begins: what all points are asked, also those that others will answer."""
@@ -71,7 +75,7 @@ class FineSolver(ABC):
 
     @abstractmethod
     def get_state(self) -> Mapping[str, npt.NDArray[Any]]:
-        """Committed physical state for a checkpoint: name -> array [n, ...]; empty without state."""
+        """Committed state for a checkpoint: name -> array; empty without state. What is physical is [n, ...]."""
 
     @abstractmethod
     def set_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:

@@ -53,11 +53,12 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One time step of some points of a worker, in this order: build, restore, replay, save, solve.
+    """One time step of some points of a worker, in this order: build, load, restore, replay, save, solve.
 
     rows: int64 [m] local points, whose inputs are on the board; dt: of the step, s
     The others are places in `rows`, int64:
     build [b]: to be constructed, with global ids `ids` [b], and initialised with `first` float64 [b, n_in]
+    load [l]: set to `states` [l], pickled, which an earlier process has kept
     restore [k]: set back to their saved state
     replay [r]: brought up to date first, from steps `starts` [r] on; history float64 [steps, r, n_in] and dts [steps]
         begin at step `base`; a state is saved when step `keep` is reached
@@ -71,6 +72,8 @@ class Job:
     first: F64
     restore: I64
     save: I64
+    load: I64 = field(default_factory=_nothing)
+    states: tuple[bytes, ...] = ()
     replay: I64 = field(default_factory=_nothing)
     starts: I64 = field(default_factory=_nothing)
     history: F64 = field(default_factory=_no_steps)
@@ -93,14 +96,25 @@ class Output:
     rows: I64
 
 
-Task = Job | Again | Output
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Hand over the pickled states of these points. rows: int64 [m]."""
+
+    rows: I64
+
+
+Task = Job | Again | Output | Keep
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A job is done, its outputs are on the board. failed: place in its `rows` -> why."""
+    """A task is done; the outputs of a job are on the board.
+
+    failed: place in its `rows` -> why; states: of `Keep`, empty bytes where it failed
+    """
 
     failed: dict[int, str]
+    states: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +143,8 @@ def unpacked_task(message: bytes) -> Task:
 
 
 def packed_done(done: Done) -> bytes:
-    """A result as the bytes of a message: none without failures."""
-    return pickle.dumps(done, pickle.HIGHEST_PROTOCOL) if done.failed else b""
+    """A result as the bytes of a message: none where there is nothing to tell."""
+    return pickle.dumps(done, pickle.HIGHEST_PROTOCOL) if done.failed or done.states else b""
 
 
 def unpacked_done(message: bytes) -> Done:

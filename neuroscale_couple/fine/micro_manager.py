@@ -7,7 +7,7 @@ date by a replay of its recorded inputs; one that is ahead (the window is repeat
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,15 +20,19 @@ from neuroscale_couple.config import schema
 from neuroscale_couple.errors import ConfigError, FineSolverError
 from neuroscale_couple.fine.base import FineSolver
 from neuroscale_couple.fine.board import board_file
-from neuroscale_couple.fine.jobs import NONE, Again, Done, Facts, Job, Lost, Output, Spec
+from neuroscale_couple.fine.jobs import NONE, Again, Done, Facts, Job, Keep, Lost, Output
 from neuroscale_couple.fine.journal import Journal
+from neuroscale_couple.fine.kept import Kept
+from neuroscale_couple.fine.micro_setup import cores, spec_of
 from neuroscale_couple.fine.pool import Pool, Process
 from neuroscale_couple.physics.base import MicroProblem
-from neuroscale_couple.physics.opaque import OpaqueProblem
-from neuroscale_couple.values import F64, I64, Batch, FineAnswer, Layout, Points
+from neuroscale_couple.values import F64, I64, Batch, FineAnswer, Points
 
+JOURNAL = "micro_inputs.f64"
 LIVES = 2
 """How often a point may take its worker down in one call before it counts as failed."""
+
+log = logging.getLogger("neuroscale_couple.fine")
 
 
 @dataclass
@@ -67,6 +71,11 @@ class MicroManager(FineSolver):
         self.inputs, self.outputs = problem.inputs, problem.outputs
         self.pool: Pool | None = None
         self.journal = Journal(0, 0)
+        self.folder: Path | None = None
+
+    def keep_in(self, folder: Path) -> None:
+        """See `FineSolver.keep_in`: the journal goes there."""
+        self.folder = folder
 
     def attach(self, points: Points) -> None:
         """Take the points and start the workers. Raises: ConfigError"""
@@ -78,8 +87,11 @@ class MicroManager(FineSolver):
         self.asked: F64 = np.zeros((n, self.inputs.size))
         self.first: F64 | None = None  # inputs of the first step, with which simulations are initialised
         self.dt, self.windows, self.window_start = 1.0, 0, 0
-        self.journal = Journal(n, self.inputs.size)
+        path = self.folder / JOURNAL if self.folder is not None and self.remembers else None
+        self.journal = Journal(n, self.inputs.size, path)
+        self.kept = Kept(n)
         self.told: dict[int, str] = {}
+        self.warned = False
         self.deal: Deal | None = None  # of the last jobs
         self.workers = self.settings.workers or cores()
         if n:
@@ -224,6 +236,9 @@ class MicroManager(FineSolver):
         restore = np.flatnonzero(position > here)
         if len(restore) and (self.saved_at[rows[restore]] < 0).any():
             self._refuse_repeat(int(rows[restore[self.saved_at[rows[restore]] < 0][0]]))
+        position[build] = self.kept.at[rows[build]]
+        load = build[position[build] >= 0]
+        states = tuple(self.kept.of(rows[load]))
         position = np.maximum(position, 0)
         position[restore] = self.saved_at[rows[restore]]
         save, keep = NONE, -1
@@ -233,11 +248,11 @@ class MicroManager(FineSolver):
             keep = start
         replay = np.flatnonzero(position < here)
         if not len(replay):
-            return Job(rows, self.dt, build, ids, initial, restore, save)
+            return Job(rows, self.dt, build, ids, initial, restore, save, load, states)
         base = int(position[replay].min())
         history, dts = self.journal.read(base, rows[replay])
         return Job(
-            rows, self.dt, build, ids, initial, restore, save,
+            rows, self.dt, build, ids, initial, restore, save, load, states,
             replay, position[replay], history, dts, base, keep,
         )  # fmt: skip
 
@@ -300,11 +315,48 @@ class MicroManager(FineSolver):
         return f"micro simulation {self.points.ids[row]}: {self.told.get(row, 'nothing was wrong')}"
 
     def get_state(self) -> Mapping[str, npt.NDArray[Any]]:
-        """Nothing: what a simulation holds is its own affair, so a run with them writes no checkpoint."""
-        return {}
+        """What a resumed run builds the simulations from: their states where they can be kept, and the journal."""
+        if self.folder is None:
+            return {}
+        first = np.zeros((0, self.inputs.size)) if self.first is None else self.first
+        state: dict[str, Any] = {"windows": np.int64(self.windows), "first": first}
+        if self.remembers:
+            self._keep()
+            state |= {f"journal/{name}": value for name, value in self.journal.get_state().items()}
+            state |= {f"kept/{name}": value for name, value in self.kept.get_state().items()}
+        return {name: np.asarray(value) for name, value in state.items()}
+
+    def _keep(self) -> None:
+        """Take the states of simulations that are up to date; the others' have been taken before."""
+        if self.pool is None or not self.pool.facts.restorable:
+            return
+        here = len(self.journal)
+        rows = np.flatnonzero((self.position == here) & (self.kept.at != here))
+        tasks = {w: Keep(rows[at]) for w, at in self._dealt(rows).parts.items()}
+        for worker, result in sorted(self.pool.run(tasks).items()):
+            if isinstance(result, Lost):
+                self._forget(np.flatnonzero(self.home == worker))
+                self.deal = None
+                continue
+            self.kept.put(tasks[worker].rows, here, result.states)
+            if result.failed and not self.warned:
+                place, said = min(result.failed.items())
+                point = self.points.ids[tasks[worker].rows[place]]
+                log.warning("micro simulation %d: %s; --resume will replay all its steps", point, said)
+                self.warned = True
 
     def set_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Nothing to restore."""
+        """Go on from what `get_state` gave; simulations are built when they are next asked. Raises: CheckpointError"""
+        if self.folder is None:
+            return
+        self.windows = int(state["windows"])
+        self.first = np.array(state["first"], dtype=np.float64) if len(state["first"]) else None
+        if self.remembers:
+            self.journal.set_state(
+                {n.removeprefix("journal/"): v for n, v in state.items() if n.startswith("journal/")}
+            )
+            self.kept.set_state({n.removeprefix("kept/"): v for n, v in state.items() if n.startswith("kept/")})
+        self.window_start = len(self.journal)
 
     def close(self) -> None:
         """End the workers; idempotent."""
@@ -314,12 +366,9 @@ class MicroManager(FineSolver):
         self.journal.close()
 
 
-def cores() -> int:
-    """Cores that a rank may use for its workers."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    names = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
-    ranks = next((int(os.environ[name]) for name in names if name in os.environ), 1)
-    return max(1, available // ranks)
+def part_of(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """What has a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def bad_rows(inputs: F64) -> I64:
@@ -327,23 +376,6 @@ def bad_rows(inputs: F64) -> I64:
     if np.isfinite(inputs.sum()):
         return NONE
     return np.flatnonzero(~np.isfinite(inputs).all(axis=1))
-
-
-def spec_of(settings: schema.Fine, problem: MicroProblem) -> Spec:
-    """What workers load. Raises: ConfigError"""
-    if settings.micro.file is None:
-        raise ConfigError("fine.micro.file is missing; it is the Python file of the class MicroSimulation")
-    if not isinstance(problem, OpaqueProblem):
-        raise ConfigError(f"fine.solver: micro_manager solves problem.name: opaque, not {problem.name!r}")
-    file = Path(settings.micro.file)
-    folder = Path(settings.micro.folder or ".").resolve()
-    module = ".".join(file.with_suffix("").parts if file.suffix == ".py" else Path(str(file).replace(".", "/")).parts)
-    return Spec(module, (str(folder), os.getcwd()), sizes(problem.inputs), sizes(problem.outputs))
-
-
-def sizes(layout: Layout) -> tuple[tuple[str, int], ...]:
-    """Name and size of each field; 0: a scalar."""
-    return tuple((f.name, 0 if f.components == ("",) else len(f.components)) for f in layout.fields)
 
 
 def look(settings: schema.Fine, problem: MicroProblem) -> Facts:

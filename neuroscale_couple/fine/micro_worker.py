@@ -10,6 +10,7 @@ import ctypes
 import importlib
 import inspect
 import os
+import pickle
 import re
 import signal
 import sys
@@ -28,6 +29,7 @@ from neuroscale_couple.fine.jobs import (
     Done,
     Facts,
     Job,
+    Keep,
     Output,
     Spec,
     Task,
@@ -70,6 +72,8 @@ class Worker:
         """Do what is asked."""
         if isinstance(task, Again):
             return self._solve({}, task.dt)
+        if isinstance(task, Keep):
+            return self.keep(task.rows)
         return self.output(task.rows) if isinstance(task, Output) else self.run(task)
 
     def run(self, job: Job) -> Done:
@@ -77,6 +81,7 @@ class Worker:
         failed: dict[int, str] = {}
         rows = job.rows.tolist()
         self._each(job.build.tolist(), failed, "cannot be built", lambda i, k: self._build(rows[i], job, k))
+        self._each(job.load.tolist(), failed, "set_state", lambda i, k: self._load(rows[i], job.states[k]))
         self._each(job.restore.tolist(), failed, "set_state", lambda i, k: self._restore(rows[i]))
         self._each(
             job.replay.tolist(), failed, "replay of its earlier steps", lambda i, k: self._replay(rows[i], job, k)
@@ -141,6 +146,17 @@ class Worker:
         self._each(places, failed, "output", lambda i, _: self._output(int(rows[i])))
         return Done(failed)
 
+    def keep(self, rows: I64) -> Done:
+        """States of points for a checkpoint. rows: int64 [m] local points"""
+        failed: dict[int, str] = {}
+        states = [b""] * len(rows)
+
+        def take(i: int, k: int) -> None:
+            states[i] = pickle.dumps(self.sims[int(rows[i])].get_state(), pickle.HIGHEST_PROTOCOL)
+
+        self._each(range(len(rows)), failed, "its state cannot be kept", take)
+        return Done(failed, tuple(states))
+
     def close(self) -> None:
         """Let simulations give back what they hold."""
         for sim in self.sims.values():
@@ -173,6 +189,9 @@ class Worker:
             sim.initialize(question(job.first[k], self.spec.inputs))
         else:
             sim.initialize()
+
+    def _load(self, row: int, state: bytes) -> None:
+        self.sims[row].set_state(pickle.loads(state))
 
     def _restore(self, row: int) -> None:
         self.sims[row].set_state(self.saved[row])

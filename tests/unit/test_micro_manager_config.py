@@ -126,7 +126,6 @@ def test_a_decomposition_becomes_access_regions(tmp_path: Path) -> None:
         ("old", {"simulation_params.micro_dt": "0.1"}, "'micro_dt': got '0.1', expected a positive number"),
         ("old", {"simulation_params.model_adaptivity": True}, "say which model is the trusted one"),
         ("old", {"coupling_params.config_file_name": "gone.xml"}, "gone.xml: No such file or directory"),
-        ("old", {"neuroscale": {"output": {"checkpoint": True}}}, "cannot be written into a checkpoint"),
         ("old", {"neuroscale": {"fine": {"micro": {"worker": 2}}}}, "did you mean 'neuroscale.fine.micro.workers'?"),
     ],
 )  # fmt: skip
