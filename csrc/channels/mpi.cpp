@@ -116,6 +116,8 @@ public:
 
     ~MpiChannel() override { leave(false); }
 
+    bool may_share_memory() const noexcept override { return true; }
+
     /// Disconnecting is collective over both sides: only when both end in order.
     void leave(bool finished) noexcept override {
         if (finished && service_ != MPI_COMM_NULL) {

@@ -1,6 +1,7 @@
 #include "channel.h"
 
 #include "failure.h"
+#include "finite.h"
 
 #include <algorithm>
 #include <array>
@@ -10,18 +11,6 @@
 namespace neuroscale::client {
 
 namespace {
-
-/// Whether no float64 is NaN or infinite: their exponent bits are all set.
-bool all_finite(const unsigned char* bytes, std::size_t count) {
-    constexpr std::uint64_t exponent = 0x7ff0000000000000U;
-    bool bad = false;
-    for (std::size_t i = 0; i < count; ++i) {
-        std::uint64_t bits = 0;
-        std::memcpy(&bits, bytes + 8 * i, 8);
-        bad |= (bits & exponent) == exponent;
-    }
-    return !bad;
-}
 
 std::string folder_of_this_library() {
     Dl_info info{};
@@ -54,6 +43,11 @@ std::unique_ptr<Channel> open_from_library(const std::string& name, const Option
 }
 
 } // namespace
+
+void refuse_not_finite(const char* where) {
+    throw Failure(NSC_ERROR_PROTOCOL,
+                  std::string("the service sent a number that is not finite in ") + where + ": its answer was refused");
+}
 
 void Channel::send(Kind kind, const Writer& text, const std::vector<Out>& data, Deadline end) {
     Header header{kind, text.bytes().size(), 0};
@@ -90,8 +84,7 @@ void Channel::receive_data(const Header& header, const std::vector<In>& blocks, 
             count = std::min(piece(), block.bytes - at);
             read(into + at, count, end);
             if (block.numbers != nullptr && !all_finite(into + at, count / 8))
-                throw Failure(NSC_ERROR_PROTOCOL, std::string("the service sent a number that is not finite in ") +
-                                                      block.numbers + ": its answer was refused");
+                refuse_not_finite(block.numbers);
         }
     }
 }
@@ -118,9 +111,9 @@ void Channel::skip_data(const Header& header, Deadline end) {
 std::unique_ptr<Channel> open_channel(const std::string& name, const Options& options) {
     if (name == "socket")
         return open_socket_channel(options);
-    if (name == "mpi" || name == "embedded")
+    if (name == "mpi" || name == "embedded" || name == "precice")
         return open_from_library(name, options);
-    throw Failure(NSC_ERROR_CHANNEL, "unknown channel '" + name + "'; there are: socket, mpi, embedded");
+    throw Failure(NSC_ERROR_CHANNEL, "unknown channel '" + name + "'; there are: socket, mpi, embedded, precice");
 }
 
 } // namespace neuroscale::client

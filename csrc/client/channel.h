@@ -33,6 +33,9 @@ struct In {
     const char* numbers = nullptr;
 };
 
+/// Throws Failure: an answer holds a number that no answer may hold.
+[[noreturn]] void refuse_not_finite(const char* where);
+
 struct Message {
     Header header;
     Reader text;
@@ -56,6 +59,9 @@ public:
 
     /// The session is over: let go. finished: the service has been told and ends by itself
     virtual void leave(bool finished) noexcept = 0;
+
+    /// Whether the service may be another process of this node, with which memory can be shared.
+    virtual bool may_share_memory() const noexcept { return false; }
 
 protected:
     virtual void write(const std::vector<Out>& blocks, Deadline end) = 0;

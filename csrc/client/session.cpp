@@ -3,6 +3,7 @@
 #include "failure.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 
 namespace neuroscale::client {
@@ -196,23 +197,27 @@ void Session::exchange(double time, double dt, int iteration, const double* cons
     const unsigned wants = (answer.tangent != nullptr ? part_tangent : 0U) |
                            (answer.error != nullptr ? part_error : 0U) | (answer.source != nullptr ? part_source : 0U) |
                            (answer.reason != nullptr ? part_reason : 0U);
+    const std::vector<In> places = places_of(answer);
+    std::uint64_t answer_bytes = 0;
+    for (const In& place : places)
+        answer_bytes += place.bytes;
+    const SegmentPlan plan(n_ * columns_of(inputs_) * 8, answer_bytes);
+    const SegmentPlan* shared = share(plan) ? &plan : nullptr;
     Writer text;
     text.f64(time);
     text.f64(dt);
     text.u32(static_cast<std::uint32_t>(iteration));
     text.u8(static_cast<std::uint8_t>(wants));
-    text.u8(0);
+    text.u8(shared == nullptr ? 0U : exchange_shared | (turn_ == 1 ? exchange_second : 0U));
     text.u32(static_cast<std::uint32_t>(totals_.size()));
     for (const auto& [column, value] : totals_) {
         text.text(column);
         text.f64(value);
     }
     totals_.clear();
-    std::vector<Out> data;
-    for (std::size_t i = 0; n_ > 0 && i < inputs_.size(); ++i)
-        data.push_back({inputs[i], n_ * inputs_[i].components.size() * 8});
-    tell(Kind::exchange, text, data);
+    send_question(text, inputs, shared);
     Message reply = hear(Kind::answer);
+    turn_ ^= 1U; // the service keeps this question until it has answered the next
     answer.model_version = reply.text.i64();
     const unsigned parts = reply.text.u8();
     const std::uint32_t tangent_columns = reply.text.u32();
@@ -223,7 +228,59 @@ void Session::exchange(double time, double dt, int iteration, const double* cons
         channel_->skip_data(reply.header, after(options_.timeout));
         throw Failure(NSC_ERROR_INPUT, "the micro problem has no tangent: leave answer.tangent NULL");
     }
-    channel_->receive_data(reply.header, places_of(answer), after(options_.timeout));
+    receive_answer(reply.header, places, shared);
+}
+
+/// Have memory for an exchange of this size, shared with the service; false: there is none, the channel takes it all.
+bool Session::share(const SegmentPlan& plan) {
+    if (n_ == 0 || !sharing_ || segment_.size() >= plan.size)
+        return n_ > 0 && sharing_;
+    sharing_ = channel_->may_share_memory() && may_share();
+    if (!sharing_)
+        return false;
+    std::string why;
+    Segment made = Segment::make(plan.size, why);
+    Writer text;
+    made.describe(text);
+    text.text(why); // for the service to say
+    tell(Kind::segment, text, {});
+    Message reply = hear(Kind::shared);
+    sharing_ = reply.text.u8() != 0 && made;
+    reply.text.end();
+    made.opened();
+    segment_ = std::move(made);
+    return sharing_;
+}
+
+void Session::send_question(const Writer& text, const double* const* inputs, const SegmentPlan* plan) {
+    std::vector<Out> data;
+    std::uint64_t at = plan == nullptr ? 0 : plan->question(turn_);
+    for (std::size_t i = 0; n_ > 0 && i < inputs_.size(); ++i) {
+        const std::size_t bytes = n_ * inputs_[i].components.size() * 8;
+        if (plan == nullptr) {
+            data.push_back({inputs[i], bytes});
+        } else {
+            std::memcpy(segment_.at(at), inputs[i], bytes);
+            at += bytes;
+        }
+    }
+    tell(Kind::exchange, text, data);
+}
+
+void Session::receive_answer(const Header& header, const std::vector<In>& places, const SegmentPlan* plan) {
+    if (plan == nullptr) {
+        channel_->receive_data(header, places, after(options_.timeout));
+        return;
+    }
+    channel_->receive_data(header, {}, after(options_.timeout)); // there are none
+    std::uint64_t at = plan->answer();
+    for (const In& place : places) {
+        if (place.numbers == nullptr)
+            std::memcpy(place.data, segment_.at(at), place.bytes);
+        else if (!copy_finite(place.data, segment_.at(at), place.bytes / 8))
+            refuse_not_finite(place.numbers);
+        at += place.bytes;
+    }
 }
 
 void Session::keep(const char* name, std::size_t count, const double* values) {
@@ -248,8 +305,8 @@ void Session::commit() {
         data.push_back({values.data(), values.size() * 8});
     }
     tell(Kind::commit, text, data);
-    hear(Kind::done).text.i64();
     keeping_.clear();
+    hear(Kind::done).text.i64();
 }
 
 void Session::call(Kind kind) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "channel.h"
+#include "shared.h"
 
 #include <map>
 #include <optional>
@@ -54,6 +55,9 @@ private:
     void check_stage(Stage stage, const char* call) const;
     void check_answer(const double* const* inputs, const nsc_answer& answer) const;
     std::vector<In> places_of(const nsc_answer& answer) const;
+    bool share(const SegmentPlan& plan);
+    void send_question(const Writer& text, const double* const* inputs, const SegmentPlan* plan);
+    void receive_answer(const Header& header, const std::vector<In>& places, const SegmentPlan* plan);
     void tell(Kind kind, const Writer& text, const std::vector<Out>& data);
     Message hear(Kind kind);
     void receive_kept(const Header& header, const std::vector<ArraySpec>& specs);
@@ -70,6 +74,9 @@ private:
     std::vector<std::pair<std::string, std::vector<double>>> keeping_;
     std::map<std::string, std::vector<double>> kept_;
     std::int64_t windows_ = -1;
+    Segment segment_;
+    bool sharing_ = true;
+    unsigned turn_ = 0; // which question of the segment comes next
 };
 
 } // namespace neuroscale::client

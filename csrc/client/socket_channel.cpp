@@ -77,6 +77,8 @@ public:
 
     std::int64_t service_pid() const noexcept override { return service_ ? service_->pid() : 0; }
 
+    bool may_share_memory() const noexcept override { return true; }
+
     void leave(bool finished) noexcept override {
         if (socket_ >= 0)
             close(socket_);

@@ -18,7 +18,7 @@ constexpr std::size_t most_dimensions = 8;
 }
 
 bool known(std::uint16_t kind) {
-    return (kind >= 1 && kind <= 9) || (kind >= 64 && kind <= 68);
+    return (kind >= 1 && kind <= 10) || (kind >= 64 && kind <= 69);
 }
 
 std::uint64_t item_size(const std::string& dtype) {
@@ -52,6 +52,8 @@ const char* name_of(Kind kind) {
         return "finish";
     case Kind::fail:
         return "fail";
+    case Kind::segment:
+        return "segment";
     case Kind::welcome:
         return "welcome";
     case Kind::ready:
@@ -62,6 +64,8 @@ const char* name_of(Kind kind) {
         return "done";
     case Kind::error:
         return "error";
+    case Kind::shared:
+        return "shared";
     }
     return "unknown";
 }
@@ -164,27 +168,19 @@ void Reader::take(void* value, std::size_t size) {
 }
 
 std::uint8_t Reader::u8() {
-    std::uint8_t value = 0;
-    take(&value, sizeof value);
-    return value;
+    return number<std::uint8_t>();
 }
-
 std::uint32_t Reader::u32() {
-    std::uint32_t value = 0;
-    take(&value, sizeof value);
-    return value;
+    return number<std::uint32_t>();
 }
-
 std::uint64_t Reader::u64() {
-    std::uint64_t value = 0;
-    take(&value, sizeof value);
-    return value;
+    return number<std::uint64_t>();
 }
-
 std::int64_t Reader::i64() {
-    std::int64_t value = 0;
-    take(&value, sizeof value);
-    return value;
+    return number<std::int64_t>();
+}
+double Reader::f64() {
+    return number<double>();
 }
 
 /// Length of a list or text; one that cannot fit into what is left is refused before memory is taken for it.

@@ -14,7 +14,7 @@
 
 namespace neuroscale::client {
 
-inline constexpr std::uint16_t wire_version = 1;
+inline constexpr std::uint16_t wire_version = 2;
 inline constexpr std::size_t header_size = 24;
 inline constexpr std::uint64_t longest_text = std::uint64_t{1} << 24;
 inline constexpr std::uint64_t longest_data = std::uint64_t{1} << 42;
@@ -29,16 +29,21 @@ enum class Kind : std::uint16_t {
     next_step = 7,
     finish = 8,
     fail = 9,
+    segment = 10,
     welcome = 64,
     ready = 65,
     answer = 66,
     done = 67,
-    error = 68
+    error = 68,
+    shared = 69
 };
 
 const char* name_of(Kind kind);
 
 enum Part : unsigned { part_tangent = 1, part_error = 2, part_source = 4, part_reason = 8 };
+
+/// How the arrays of an exchange go: in one of the two questions of the shared memory, see shared.h, or as data.
+enum ExchangeFlag : unsigned { exchange_blank = 1, exchange_shared = 2, exchange_second = 4 };
 
 struct Header {
     Kind kind;
@@ -92,7 +97,10 @@ public:
     std::uint32_t u32();
     std::uint64_t u64();
     std::int64_t i64();
+    double f64();
     std::string text();
+    /// Length of a list that follows.
+    std::uint32_t count();
     std::vector<Field> fields();
     std::vector<ArraySpec> arrays();
     /// Nothing may be left.
@@ -100,7 +108,12 @@ public:
 
 private:
     void take(void* value, std::size_t size);
-    std::uint32_t count();
+    template <typename T>
+    T number() {
+        T value{};
+        take(&value, sizeof value);
+        return value;
+    }
     std::vector<unsigned char> bytes_;
     std::size_t at_ = 0;
 };

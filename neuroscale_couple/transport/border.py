@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import NoReturn
@@ -52,9 +53,9 @@ def refuse_not_finite(layout: Layout, packed: F64, ids: I64, window: int, iterat
 def check_time(t: float, dt: float, totals: Mapping[str, float], outputs: Layout) -> None:
     """Refuse a time, step or total that is not a finite number or names no output. Raises: InputError."""
     for name, value in {"t": t, "dt": dt, **totals}.items():
-        if not np.isfinite(value):
+        if not math.isfinite(value):
             raise InputError(f"the macro solver sent {name} = {value}: it must be a finite number")
-    if unknown := sorted(set(totals) - set(outputs.columns)):
+    if totals and (unknown := sorted(set(totals) - set(outputs.columns))):
         raise InputError(f"unknown total {unknown[0]!r}; the outputs are {list(outputs.columns)}")
 
 

@@ -13,18 +13,20 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from neuroscale_couple.errors import InputError, TransportError
+from neuroscale_couple.transport.typed import Reader as Reader
+from neuroscale_couple.transport.typed import Writer as Writer
 from neuroscale_couple.values import FieldSpec, Layout
 
-VERSION = 1
+VERSION = 2
 """Raised whenever a message changes; both sides must have the same."""
 HEADER = struct.Struct("<4sHHQQ")
 MAGIC = b"NSCW"
@@ -32,8 +34,8 @@ LONGEST_TEXT = 1 << 24
 LONGEST_DATA = 1 << 42
 MOST_DIMENSIONS = 8
 _DTYPE = re.compile(r"[<|][biuf][1248]")
-
-T = TypeVar("T")
+_EXCHANGE = struct.Struct("<ddIBB")
+_BLANK, _SHARED, _SECOND = 1, 2, 4
 
 
 class Kind(IntEnum):
@@ -48,11 +50,13 @@ class Kind(IntEnum):
     NEXT_STEP = 7
     FINISH = 8
     FAIL = 9
+    SEGMENT = 10
     WELCOME = 64
     READY = 65
     ANSWER = 66
     DONE = 67
     ERROR = 68
+    SHARED = 69
 
 
 class Part(IntEnum):
@@ -62,6 +66,9 @@ class Part(IntEnum):
     ERROR = 2
     SOURCE = 4
     REASON = 8
+
+
+_KINDS = {int(kind): kind for kind in Kind}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,82 +96,14 @@ class Header:
                 f"the other side speaks version {version} of the wire format, this one version {VERSION}: "
                 "install the same neuroscale-couple on both sides"
             )
-        if kind not in Kind.__members__.values():
+        if kind not in _KINDS:
             raise TransportError(f"a message has the unknown kind {kind}")
         if text > LONGEST_TEXT or data > LONGEST_DATA:
             raise TransportError(
                 f"a message claims {text} bytes of text and {data} bytes of data, more than any message has "
                 f"({LONGEST_TEXT} and {LONGEST_DATA})"
             )
-        return cls(Kind(kind), text, data)
-
-
-class Writer:
-    """Puts typed values one after the other."""
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-
-    def put(self, code: str, value: float) -> Writer:
-        """A number; code: as in `struct`, e.g. Q."""
-        self._parts.append(struct.pack("<" + code, value))
-        return self
-
-    def text(self, value: str) -> Writer:
-        """A text: its length in bytes, then UTF-8."""
-        raw = value.encode()
-        self._parts.append(struct.pack("<I", len(raw)) + raw)
-        return self
-
-    def each(self, values: Sequence[T], write: Callable[[T], object]) -> Writer:
-        """A list: its length, then its members."""
-        self.put("I", len(values))
-        for value in values:
-            write(value)
-        return self
-
-    def bytes(self) -> bytes:
-        """All that was put."""
-        return b"".join(self._parts)
-
-
-class Reader:
-    """Takes typed values out of a text; every one is checked against what is left. Raises: TransportError."""
-
-    def __init__(self, raw: bytes) -> None:
-        self._raw, self._at = raw, 0
-
-    def take(self, count: int) -> bytes:
-        """The next bytes."""
-        if count > len(self._raw) - self._at:
-            raise TransportError(
-                f"a message is truncated: it has {len(self._raw) - self._at} bytes left where {count} are needed"
-            )
-        self._at += count
-        return self._raw[self._at - count : self._at]
-
-    def get(self, code: str) -> Any:
-        """A number; code: as in `struct`."""
-        return struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
-
-    def text(self) -> str:
-        """A text."""
-        try:
-            return self.take(self.get("I")).decode()
-        except UnicodeDecodeError as error:
-            raise TransportError(f"a text in a message is not UTF-8: {error}") from None
-
-    def each(self, read: Callable[[], T]) -> tuple[T, ...]:
-        """A list; one that cannot fit into what is left is refused before it is read."""
-        count = self.get("I")
-        if count > len(self._raw) - self._at:
-            raise TransportError(f"a message claims a list of {count} members and has no room for them")
-        return tuple(read() for _ in range(count))
-
-    def end(self) -> None:
-        """Nothing may be left."""
-        if self._at != len(self._raw):
-            raise TransportError(f"a message has {len(self._raw) - self._at} bytes more than its kind allows")
+        return cls(_KINDS[kind], text, data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,13 +139,21 @@ class ArraySpec:
             ) from None
 
 
-def put_array(to: Writer, spec: ArraySpec) -> None:
-    """Write an array's description."""
-    to.text(spec.name).text(spec.dtype).each(spec.shape, lambda length: to.put("Q", length))
+def put_arrays(to: Writer, specs: Sequence[ArraySpec]) -> Writer:
+    """Write the descriptions of arrays."""
+
+    def put(spec: ArraySpec) -> None:
+        to.text(spec.name).text(spec.dtype).each(spec.shape, lambda length: to.put("Q", length))
+
+    return to.each(specs, put)
 
 
-def get_array(source: Reader) -> ArraySpec:
-    """Read an array's description. Raises: TransportError."""
+def get_arrays(source: Reader) -> tuple[ArraySpec, ...]:
+    """Read the descriptions of arrays. Raises: TransportError."""
+    return source.each(lambda: _get_array(source))
+
+
+def _get_array(source: Reader) -> ArraySpec:
     name, dtype, shape = source.text(), source.text(), source.each(lambda: int(source.get("Q")))
     if not _DTYPE.fullmatch(dtype):
         raise TransportError(f"array {name!r} in a message has the unknown dtype {dtype!r}")
@@ -269,8 +216,7 @@ class Declared:
 
     def packed(self) -> bytes:
         """As text of a message."""
-        to = Writer()
-        to.each(self.arrays, lambda spec: put_array(to, spec))
+        to = put_arrays(Writer(), self.arrays)
         put_fields(to, self.inputs)
         put_fields(to, self.outputs)
         return to.bytes()
@@ -278,7 +224,7 @@ class Declared:
     @classmethod
     def parse(cls, text: Reader) -> Declared:
         """From a text. Raises: TransportError."""
-        found = cls(text.each(lambda: get_array(text)), get_fields(text), get_fields(text))
+        found = cls(get_arrays(text), get_fields(text), get_fields(text))
         text.end()
         names = [spec.name for spec in found.arrays]
         if names[:3] != ["ids", "coordinates", "volumes"] or len(set(names)) != len(names):
@@ -296,7 +242,10 @@ class Declared:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One call of evaluate; the declared inputs follow as data. wants: bits of `Part`."""
+    """One call of evaluate. wants: bits of `Part`.
+
+    turn: which question of the shared memory holds the declared inputs; -1: they follow as data, and so does the answer
+    """
 
     time: float
     dt: float
@@ -304,21 +253,24 @@ class Exchange:
     wants: int
     blank: bool = False
     totals: Mapping[str, float] = field(default_factory=dict)
+    turn: int = -1
 
     def packed(self) -> bytes:
         """As text of a message."""
-        to = Writer().put("d", self.time).put("d", self.dt).put("I", self.iteration)
-        to.put("B", self.wants).put("B", self.blank)
-        to.each(list(self.totals.items()), lambda item: to.text(item[0]).put("d", item[1]))
-        return to.bytes()
+        flags = _BLANK * self.blank | (_SHARED | _SECOND * self.turn if self.turn >= 0 else 0)
+        to = Writer().raw(_EXCHANGE.pack(self.time, self.dt, self.iteration, self.wants, flags))
+        return to.each(list(self.totals.items()), lambda item: to.text(item[0]).put("d", item[1])).bytes()
 
     @classmethod
     def parse(cls, text: Reader) -> Exchange:
         """From a text. Raises: TransportError."""
-        time, dt, iteration, wants = text.get("d"), text.get("d"), text.get("I"), text.get("B")
-        blank, totals = bool(text.get("B")), dict(text.each(lambda: (text.text(), float(text.get("d")))))
+        time, dt, iteration, wants, flags = _EXCHANGE.unpack(text.take(_EXCHANGE.size))
+        if flags > (_BLANK | _SHARED | _SECOND) or flags & (_SHARED | _SECOND) == _SECOND:
+            raise TransportError(f"an exchange in a message has the unknown flags {flags}")
+        totals = dict(text.each(lambda: (text.text(), float(text.get("d")))))
         text.end()
-        return cls(time, dt, iteration, wants, blank, totals)
+        turn = (flags & _SECOND) // _SECOND if flags & _SHARED else -1
+        return cls(time, dt, iteration, wants, bool(flags & _BLANK), totals, turn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,13 +282,12 @@ class Kept:
 
     def packed(self) -> bytes:
         """As text of a message."""
-        to = Writer().put("B", self.given)
-        return to.each(self.arrays, lambda spec: put_array(to, spec)).bytes()
+        return put_arrays(Writer().put("B", self.given), self.arrays).bytes()
 
     @classmethod
     def parse(cls, text: Reader) -> Kept:
         """From a text. Raises: TransportError."""
-        found = cls(bool(text.get("B")), text.each(lambda: get_array(text)))
+        found = cls(bool(text.get("B")), get_arrays(text))
         text.end()
         return found
 
@@ -357,14 +308,12 @@ class Ready:
         put_fields(to, self.inputs)
         put_fields(to, self.outputs)
         to.put("q", self.model_version).put("q", self.windows)
-        return to.each(self.arrays, lambda spec: put_array(to, spec)).bytes()
+        return put_arrays(to, self.arrays).bytes()
 
     @classmethod
     def parse(cls, text: Reader) -> Ready:
         """From a text. Raises: TransportError."""
-        found = cls(
-            get_fields(text), get_fields(text), text.get("q"), text.get("q"), text.each(lambda: get_array(text))
-        )
+        found = cls(get_fields(text), get_fields(text), text.get("q"), text.get("q"), get_arrays(text))
         text.end()
         return found
 

@@ -7,6 +7,7 @@ differ) is an error on every rank after which the session goes on; what it canno
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -32,8 +33,10 @@ from neuroscale_couple.transport.frames import (
     Ready,
     Writer,
 )
+from neuroscale_couple.transport.shared import SharedMemory
 from neuroscale_couple.transport.streams import (
     Stream,
+    check_kind,
     check_size,
     expect,
     receive_array,
@@ -42,9 +45,9 @@ from neuroscale_couple.transport.streams import (
     send_message,
     wait_for_all,
 )
-from neuroscale_couple.values import Batch, Points, Reply
+from neuroscale_couple.values import F64, Batch, Points, Reply
 
-ALL_PARTS = sum(Part)
+ANSWER = struct.Struct("<qBI")
 
 
 class StreamServer:
@@ -52,6 +55,7 @@ class StreamServer:
 
     def __init__(self, streams: Sequence[Stream], factory: ServiceFactory) -> None:
         self._streams = list(streams)
+        self._memory = [SharedMemory() for _ in self._streams]
         self._factory = factory
         self._service: Service | None = None
         self._window = 0
@@ -141,7 +145,7 @@ class StreamServer:
     def step(self) -> bool:
         """Carry out the next call of the solver; False after the last one. Raises: as `run`."""
         wait_for_all(self._streams)
-        header, text = receive_message(self._streams[0])
+        header, text = self._receive(0)
         if header.kind == Kind.EXCHANGE:
             self._exchange(header, text)
         elif header.kind == Kind.COMMIT:
@@ -159,7 +163,17 @@ class StreamServer:
 
     def _others_too(self, kind: Kind) -> list[tuple[Header, Reader]]:
         """The same call of all other ranks. Raises: TransportError, PeerError."""
-        return [expect(stream, kind) for stream in self._streams[1:]]
+        return [check_kind(stream, kind, *self._receive(rank)) for rank, stream in enumerate(self._streams) if rank > 0]
+
+    def _receive(self, rank: int) -> tuple[Header, Reader]:
+        """The next message of a rank up to its data; memory that it offers before is taken."""
+        stream = self._streams[rank]
+        while True:
+            header, text = receive_message(stream)
+            if header.kind != Kind.SEGMENT:
+                return header, text
+            check_size(stream, header, 0)
+            self._memory[rank].take(stream, text)
 
     @property
     def _ready(self) -> Service:
@@ -168,13 +182,10 @@ class StreamServer:
 
     def _exchange(self, header: Header, text: Reader) -> None:
         clock = clock_of(self._ready)
-        calls = [Exchange.parse(text)]
         with clock("transport"):
-            blocks = [np.empty((len(self._ids), width)) for width in self._in.widths]
-            self._receive_inputs(self._streams[0], header, blocks, 0)
-            for rank, (found, other) in enumerate(self._others_too(Kind.EXCHANGE), start=1):
-                calls.append(Exchange.parse(other))
-                self._receive_inputs(self._streams[rank], found, blocks, rank)
+            messages = [(header, text), *self._others_too(Kind.EXCHANGE)]
+            calls = [Exchange.parse(words) for _, words in messages]
+            blocks = self._questions([head for head, _ in messages], calls)
         try:
             batch = self._batch(calls, blocks)
         except InputError as error:  # nothing was changed: the solver may try again
@@ -184,16 +195,31 @@ class StreamServer:
         with clock("transport"):
             self._answer(reply, calls)
 
-    def _receive_inputs(self, stream: Stream, header: Header, blocks: list[Any], rank: int) -> None:
-        check_size(stream, header, int(self._counts[rank]) * 8 * sum(block.shape[1] for block in blocks))
-        start = int(self._counts[:rank].sum())
-        for block in blocks:
-            receive_array(stream, block[start : start + int(self._counts[rank])])
+    def _questions(self, headers: list[Header], calls: list[Exchange]) -> list[F64]:
+        """The declared inputs of all ranks, field by field; what one rank shares stays where it lies."""
+        widths = self._in.widths
+        alone = len(calls) == 1 and calls[0].turn >= 0
+        blocks = [] if alone else [np.empty((len(self._ids), width)) for width in widths]
+        start = 0
+        for rank, (header, call, count) in enumerate(zip(headers, calls, self._counts.tolist(), strict=True)):
+            stream, here = self._streams[rank], slice(start, start + count)
+            start += count
+            check_size(stream, header, 0 if call.turn >= 0 else 8 * count * sum(widths))
+            if call.turn < 0:
+                for block in blocks:
+                    receive_array(stream, block[here])
+                continue
+            shared = self._memory[rank].question(call.turn, count, widths)
+            if alone:
+                return shared
+            for block, part in zip(blocks, shared, strict=True):
+                block[here] = part
+        return blocks
 
     def _batch(self, calls: list[Exchange], blocks: list[Any]) -> Batch:
         """One batch of all ranks' inputs, ordered by id. Raises: InputError."""
         first = calls[0]
-        for rank, call in enumerate(calls):
+        for rank, call in enumerate(calls[1:], start=1):
             if _common(call) != _common(first):
                 raise InputError(
                     f"the ranks do not do the same: rank 0 calls exchange({_common(first)}), rank {rank} "
@@ -224,10 +250,13 @@ class StreamServer:
             if wants & part:
                 arrays.append((part, back(who)))
         start = 0
-        for stream, call, count in zip(self._streams, calls, self._counts.tolist(), strict=True):
-            to = Writer().put("q", self._ready.model_version).put("B", call.wants)
+        for rank, (stream, call, count) in enumerate(zip(self._streams, calls, self._counts.tolist(), strict=True)):
+            text = ANSWER.pack(self._ready.model_version, call.wants, reply.tangent.shape[2])
             mine = [rows[start : start + count] for part, rows in arrays if part == 0 or call.wants & part]
-            send_message(stream, Kind.ANSWER, to.put("I", reply.tangent.shape[2]).bytes(), mine)
+            if call.turn >= 0:
+                self._memory[rank].answer(count, self._in.widths, mine)
+                mine = []
+            send_message(stream, Kind.ANSWER, text, [np.ascontiguousarray(rows) for rows in mine])
             start += count
 
     def _commit(self, header: Header, text: Reader) -> None:

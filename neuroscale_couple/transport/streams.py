@@ -100,7 +100,11 @@ def receive_array(stream: Stream, into: Array) -> None:
 
 def expect(stream: Stream, kind: Kind) -> tuple[Header, Reader]:
     """Receive a message of one kind. Raises: PeerError with the peer's own error, TransportError if it is another."""
-    header, text = receive_message(stream)
+    return check_kind(stream, kind, *receive_message(stream))
+
+
+def check_kind(stream: Stream, kind: Kind, header: Header, text: Reader) -> tuple[Header, Reader]:
+    """Refuse a message of another kind. Raises: as `expect`."""
     if header.kind == Kind.FAIL:
         raise PeerError(f"{stream.who} failed: {text.text()}")
     if header.kind != kind:

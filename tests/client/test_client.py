@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from neuroscale_couple.transport.embedded import EmbeddedClosure
-from neuroscale_couple.transport.frames import HEADER, Kind
+from neuroscale_couple.transport.frames import HEADER, VERSION, Kind
 from tests.client.conftest import Programs, finish
 from tests.client.services import start_service, wait_for_end
 from tests.contract.transport_contract import Echo, inputs, points
@@ -193,7 +193,7 @@ def test_a_service_that_cannot_start_is_named(programs: Programs, tmp_path: Path
     ("arguments", "sentence"),
     [
         (("/nowhere.yaml", "socket", "/tmp/x"), "the configuration /nowhere.yaml: No such file or directory"),
-        (("/", "pigeon", "/tmp/x"), "unknown channel 'pigeon'; there are: socket, mpi, embedded"),
+        (("/", "pigeon", "/tmp/x"), "unknown channel 'pigeon'; there are: socket, mpi, embedded, precice"),
         (("/", "socket", "/tmp/" + "x" * 200), "the path of the socket is longer than 107 bytes"),
         (("/", "socket", "/tmp/x", 2, 2), "there is no rank 2 of 2"),
         (("/", "socket", "/tmp/x", 0, 1, "nan"), "a time-out is negative or not a number"),
@@ -219,10 +219,13 @@ def test_a_stale_socket_is_replaced_but_no_other_file(programs: Programs, tmp_pa
     [
         (HEADER.pack(b"NSCW", 9, Kind.WELCOME, 4, 0), "7 the service speaks version 9 of the wire format, this client"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "7 what came does not start like a message"),
-        (HEADER.pack(b"NSCW", 1, Kind.READY, 0, 0), "7 the service sent ready where welcome was expected"),
-        (HEADER.pack(b"NSCW", 1, Kind.WELCOME, 2**60, 0), "7 a message claims 1152921504606846976 bytes of text"),
-        (HEADER.pack(b"NSCW", 1, Kind.WELCOME, 4, 0) + b"ab", "5 the service went away without a word"),
-        (HEADER.pack(b"NSCW", 1, Kind.WELCOME, 2, 0) + b"ab", "7 a message is truncated: it has 2 bytes left where 4"),
+        (HEADER.pack(b"NSCW", VERSION, Kind.READY, 0, 0), "7 the service sent ready where welcome was expected"),
+        (HEADER.pack(b"NSCW", VERSION, Kind.WELCOME, 2**60, 0), "7 a message claims 1152921504606846976 bytes of text"),
+        (HEADER.pack(b"NSCW", VERSION, Kind.WELCOME, 4, 0) + b"ab", "5 the service went away without a word"),
+        (
+            HEADER.pack(b"NSCW", VERSION, Kind.WELCOME, 2, 0) + b"ab",
+            "7 a message is truncated: it has 2 bytes left where 4",
+        ),
     ],
 )
 def test_a_hostile_service_is_refused_with_a_text(raw: bytes, told: str, drive: Drive, tmp_path: Path) -> None:

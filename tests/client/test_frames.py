@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from neuroscale_couple.errors import InputError, NeuroscaleError, PeerError, TransportError
 from neuroscale_couple.transport.frames import (
     HEADER,
+    VERSION,
     ArraySpec,
     Declared,
     Exchange,
@@ -129,7 +130,7 @@ def mutations(draw: st.DrawFn) -> bytes:
 @given(st.one_of(mutations(), st.binary(max_size=200)))
 @example(b"")
 @example(SOUND[:-1])
-@example(HEADER.pack(b"NSCW", 1, Kind.POINTS, 2**24, 2**42))
+@example(HEADER.pack(b"NSCW", VERSION, Kind.POINTS, 2**24, 2**42))
 def test_a_mutated_client_is_answered_or_refused(raw: bytes) -> None:
     try:
         serve(raw)
@@ -141,11 +142,11 @@ def test_a_mutated_client_is_answered_or_refused(raw: bytes) -> None:
     ("raw", "sentence"),
     [
         (b"GET / HTTP/1.1\r\nHost: here\r\n", "this is not a neuroscale client"),
-        (HEADER.pack(b"NSCW", 7, 2, 0, 0), "the other side speaks version 7 of the wire format, this one version 1"),
-        (HEADER.pack(b"NSCW", 1, 33, 0, 0), "a message has the unknown kind 33"),
-        (HEADER.pack(b"NSCW", 1, 2, 2**60, 0), "more than any message has"),
-        (HEADER.pack(b"NSCW", 1, 3, 0, 0), "sent exchange where points was expected"),
-        (HEADER.pack(b"NSCW", 1, 2, 4, 0) + b"\xff\xff\xff\xff", "claims a list of 4294967295 members"),
+        (HEADER.pack(b"NSCW", 7, 2, 0, 0), "the other side speaks version 7 of the wire format, this one version 2"),
+        (HEADER.pack(b"NSCW", VERSION, 33, 0, 0), "a message has the unknown kind 33"),
+        (HEADER.pack(b"NSCW", VERSION, 2, 2**60, 0), "more than any message has"),
+        (HEADER.pack(b"NSCW", VERSION, 3, 0, 0), "sent exchange where points was expected"),
+        (HEADER.pack(b"NSCW", VERSION, 2, 4, 0) + b"\xff\xff\xff\xff", "claims a list of 4294967295 members"),
         (SOUND[:100], "went away without a word"),
     ],
 )
