@@ -126,6 +126,11 @@ def run_command(args: argparse.Namespace) -> int:
             f"{loaded.path}: --compare needs transport: embedded; make the two runs one by one, the first with "
             "--fine-only on both sides, and then `neuroscale-couple report`"
         )
+    if args.resume and not loaded.config.neuroscale.output.checkpoint:
+        raise ConfigError(
+            f"{loaded.path}: --resume needs the checkpoints of the earlier run, but neuroscale.output.checkpoint is "
+            "false: set it to true, in both runs"
+        )
     label = "cold" if args.cold else "fine_only" if args.fine_only else "run"
     quiet_other_ranks()
     say(f"[bold]{escape(loaded.case)}[/]: the resolved configuration", escape(dump(loaded.config).rstrip()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,25 @@ def test_ranks_change_nothing(tmp_path: Path) -> None:
     two = case.write().run("--fine-only", ranks=2)
     assert (two.status, two.macro_status) == (0, 0), two.said + two.macro_said
     assert np.array_equal(two.heard["k"], one.heard["k"]) and np.array_equal(two.heard["turned"], one.heard["turned"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["serial-explicit", "serial-implicit"])
+def test_a_coupling_that_was_killed_goes_on_to_the_same_answers(tmp_path: Path, scheme: str) -> None:
+    options = ("--fine-only", "--set", "output.checkpoint=true")
+    case = Case(tmp_path, scheme, "new", windows=60).write()
+    case.killed(*options, windows=20)
+    checkpoints = tmp_path / "runs" / tmp_path.name / "fine_only" / "checkpoint"
+    case.done = json.loads((checkpoints / "manifest.json").read_text())["windows"][0]["window"]
+    resumed = case.write().run(*options, "--resume")
+    assert (resumed.status, resumed.macro_status) == (0, 0), resumed.said + resumed.macro_said
+    assert 19 <= case.done < 60 and [c[0] for c in case.calls(3)][:3] == ["init", "initialize", "set_state"]
+    case.done = 0
+    whole = case.write().run("--fine-only", "--set", "output.folder=whole")
+    assert whole.status == 0, whole.said
+    left = len(resumed.heard["k"])
+    assert np.array_equal(resumed.heard["k"], whole.heard["k"][-left:])
+    assert np.array_equal(resumed.heard["turned"], whole.heard["turned"][-left:])
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tests.killing import killed_together
 from tests.mpi.launch import environment, mpirun
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -36,6 +39,8 @@ class Case:
     spread: bool = True
     decomposition: tuple[int, int] = (1, 1)
     own: dict[str, Any] = field(default_factory=dict)
+    done: int = 0
+    """Windows that an earlier run has left behind."""
 
     def write(self, micro: str | None = None) -> Case:
         """Write all files. micro: text of micro.py instead of the one that writes down its calls"""
@@ -115,7 +120,7 @@ class Case:
   <m2n:sockets acceptor="Macro" connector="Micro-Manager" />
   <coupling-scheme:{self.scheme}>
     <participants first="Macro" second="Micro-Manager" />
-    <max-time-windows value="{self.windows}" /><time-window-size value="{self.window_size}" />
+    <max-time-windows value="{self.windows - self.done}" /><time-window-size value="{self.window_size}" />
     {exchanges(READ, "Macro", "Micro-Manager")}{exchanges(WRITE, "Micro-Manager", "Macro")}{implicit}
   </coupling-scheme:{self.scheme}>
 </precice-configuration>
@@ -123,23 +128,35 @@ class Case:
 
     def run(self, *options: str, timeout: float = 90.0, ranks: int = 1) -> Ended:
         """Start the macro solver and, on the command line, our participant; wait for both."""
+        macro_command, command = self._commands(options, ranks)
+        macro = self._start(macro_command, "macro")
+        status = ended(self._start(command, "ours"), timeout)
+        macro_status = ended(macro, 20.0 if status == 0 else 3.0)
+        heard = dict(np.load(self.folder / "heard.npz")) if macro_status == 0 else {}
+        said = (self.folder / "ours.log").read_text()
+        return Ended(status, said, macro_status, (self.folder / "macro.log").read_text(), heard)
+
+    def killed(self, *options: str, windows: int) -> None:
+        """End both programs with SIGKILL once our ledger has that many windows."""
+        lines = [shlex.join(command) for command in self._commands(options)]
+        commands = [["sh", "-c", f"cd {shlex.quote(str(self.folder))} && exec {line}"] for line in lines]
+        ledger = self.folder / "runs" / self.folder.name / ("fine_only" if "--fine-only" in options else "run")
+        killed_together(commands, ledger / "ledger.csv", windows, self._environment())
+
+    def _commands(self, options: Sequence[str], ranks: int = 1) -> tuple[list[str], list[str]]:
+        """Macro solver and our participant, with what they read and without what an earlier run has left."""
         shutil.rmtree(self.folder / "precice-run", ignore_errors=True)
         for path in self.folder.glob("calls-*.txt"):
             path.unlink()
         x = np.linspace(0.0, 1.0, self.points)
         told = {
             "xml": "precice-config.xml", "points": np.stack([x, x * x], axis=1).tolist(), "out": "heard.npz",
-            "spread": self.spread, "feedback": self.feedback,
+            "spread": self.spread, "feedback": self.feedback, "start": self.done * self.window_size,
         }  # fmt: skip
         (self.folder / "macro.json").write_text(json.dumps(told))
-        macro = self._start([sys.executable, str(PROGRAMS / "two_scale.py"), "macro.json"], "macro")
         program = [sys.executable, "-m", "neuroscale_couple.cli", "run", "micro-manager-config.json", *options]
-        command = [*([] if ranks == 1 else [mpirun(), "-n", str(ranks)]), *program]
-        status = ended(self._start(command, "ours"), timeout)
-        macro_status = ended(macro, 20.0 if status == 0 else 3.0)
-        heard = dict(np.load(self.folder / "heard.npz")) if macro_status == 0 else {}
-        said = (self.folder / "ours.log").read_text()
-        return Ended(status, said, macro_status, (self.folder / "macro.log").read_text(), heard)
+        ours = [*([] if ranks == 1 else [mpirun(), "-n", str(ranks)]), *program]
+        return [sys.executable, str(PROGRAMS / "two_scale.py"), "macro.json"], ours
 
     def calls(self, point: int) -> list[list[Any]]:
         """The calls that one micro simulation has had."""
@@ -147,13 +164,17 @@ class Case:
         return [json.loads(line) for line in text.splitlines()]
 
     def _start(self, command: list[str], name: str) -> subprocess.Popen[bytes]:
-        root = str(Path(__file__).parents[2])
-        paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         with (self.folder / f"{name}.log").open("wb") as log:
             return subprocess.Popen(
                 command, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                env=environment() | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+                env=self._environment(),
             )  # fmt: skip
+
+    @staticmethod
+    def _environment() -> dict[str, str]:
+        root = str(Path(__file__).parents[2])
+        paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        return environment() | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
 
 
 @dataclass

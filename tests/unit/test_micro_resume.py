@@ -16,8 +16,11 @@ import pytest
 import yaml
 
 from neuroscale_couple.checkpoint import pack_arrays, read_arrays
+from neuroscale_couple.cli import main
+from neuroscale_couple.config.load import load as load_config
 from neuroscale_couple.config.schema import Fine, Micro
 from neuroscale_couple.errors import CheckpointError
+from neuroscale_couple.evaluation.check import check
 from neuroscale_couple.fine.micro_manager import JOURNAL, MicroManager
 from neuroscale_couple.ledger import read_table
 from neuroscale_couple.values import Points
@@ -237,6 +240,30 @@ sys.argv = ["macro.py", *sys.argv[1:3]]
 runpy.run_path(str(Path(sys.argv[1]).parent / "macro.py"))
 """
 """The macro program with `--resume` or without."""
+
+
+def test_resuming_without_checkpoints_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = case(tmp_path / "c", SLOW, {"macro": "macro.py"})
+    assert main(["run", str(config), "--resume", "--set", "output.checkpoint=false"]) == 1
+    assert "--resume needs the checkpoints of the earlier run, but neuroscale.output.checkpoint is false" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("micro", "history", "said"),
+    [
+        (SLOW, True, "--resume goes on from the states that get_state gives"),
+        (SLOW.replace("get_state", "other"), True, "--resume lets each simulation take all its earlier steps again"),
+        (SLOW, False, "--resume builds the simulations anew"),
+    ],
+)
+def test_check_says_how_simulations_come_back(tmp_path: Path, micro: str, history: bool, said: str) -> None:
+    config = case(tmp_path / "c", micro, {})
+    given = {"problem.history": history, "fine.micro.rollback": False}
+    found = {f.what: f for f in check(load_config(config, given), tmp_path / "runs")}
+    assert found["checkpoint"].good
+    assert said in found["checkpoint"].said
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ def main(told: dict[str, Any]) -> None:
     rng = np.random.default_rng(1)
     amplitude = rng.uniform(0.5, 1.5, len(ids)) if told["spread"] else np.ones(len(ids))
     heard: list[dict[str, Any]] = []
-    t = start = 0.0
+    t = start = told["start"]
     while participant.is_coupling_ongoing():
         if participant.requires_writing_checkpoint():
             start = t
