@@ -131,6 +131,19 @@ def serve_client(config: str | Path) -> None:
     serve_parent(lambda: _prepared(config))
 
 
+def tell_precice_names(config: str | Path) -> int:
+    """Tell the client's channel `precice` how its fields are called there; returns the exit status."""
+    from neuroscale_couple.config.load import load
+    from neuroscale_couple.transport.precice_client import Names, names_of, tell
+
+    def find(declared: Any) -> Names:
+        loaded = load(Path(config), run_options.overrides)
+        problem = _problem(loaded)
+        return names_of(loaded.config, loaded.folder, (problem.inputs, problem.outputs), declared, problem.has_tangent)
+
+    return tell(find)
+
+
 def service_inside(config: str | Path, keys: Sequence[str] = (), resume: bool = False) -> InsideService:
     """The service in the process of a solver that is no Python program; channel `embedded` of the client calls this.
 

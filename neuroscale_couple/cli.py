@@ -84,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     serve = add("serve", serve_command, "be the service of `transport: mpi` or `socket`", "CASE.yaml")
     serve.add_argument("--socket", metavar="PATH", type=Path, help="wait for the solver at a socket of this node")
     serve.add_argument("--client", action="store_true", help="serve the client (csrc/client) that spawned this by MPI")
+    serve.add_argument("--precice-names", action="store_true", help="tell the client how its fields are called there")
     serve.add_argument("--ranks", metavar="N", type=int, default=0, help="ranks of the solver that come to the socket")
     serve.add_argument("--wait", metavar="SECONDS", type=float, help="for the solver to come; without it, for ever")
     serve.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
@@ -286,6 +287,8 @@ def serve_command(args: argparse.Namespace) -> int:
     if args.fine_only:
         overrides, label = overrides | FINE_ONLY, "fine_only"
     assemble.run_options = assemble.RunOptions(overrides, args.resume, args.label or label)
+    if args.precice_names:
+        return assemble.tell_precice_names(args.target)
     if args.client:
         assemble.serve_client(args.target)
     elif (socket := args.socket or socket_of(load(args.target, overrides))) is not None:

@@ -61,12 +61,14 @@ std::vector<char*> pointers(std::vector<std::string>& texts) {
 
 } // namespace
 
-ServiceProcess::ServiceProcess(const Options& options, const std::string& address) {
+std::string service_program(const Options& options) {
     const char* given = std::getenv("NEUROSCALE_COUPLE");
-    program_ = !options.command.empty()             ? options.command
-               : given != nullptr && *given != '\0' ? given
-                                                    : "neuroscale-couple";
-    std::vector<std::string> arguments = arguments_of(options, program_, address);
+    return !options.command.empty()             ? options.command
+           : given != nullptr && *given != '\0' ? given
+                                                : "neuroscale-couple";
+}
+
+pid_t start_program(std::vector<std::string> arguments, int stdio) {
     std::vector<std::string> environment = environment_without_launcher();
     posix_spawnattr_t attributes;
     posix_spawnattr_init(&attributes);
@@ -80,13 +82,26 @@ ServiceProcess::ServiceProcess(const Options& options, const std::string& addres
     posix_spawnattr_setpgroup(&attributes, 0);
     posix_spawnattr_setsigmask(&attributes, &none);
     posix_spawnattr_setsigdefault(&attributes, &all);
-    const int error = posix_spawnp(&pid_, program_.c_str(), nullptr, &attributes, pointers(arguments).data(),
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    for (const int descriptor : {0, 1}) {
+        if (stdio >= 0)
+            posix_spawn_file_actions_adddup2(&actions, stdio, descriptor);
+    }
+    pid_t pid = 0;
+    const std::string program = arguments.front();
+    const int error = posix_spawnp(&pid, program.c_str(), &actions, &attributes, pointers(arguments).data(),
                                    pointers(environment).data());
+    posix_spawn_file_actions_destroy(&actions);
     posix_spawnattr_destroy(&attributes);
     if (error != 0)
-        throw Failure(NSC_ERROR_CHANNEL, "the service cannot be started: " + program_ + ": " + std::strerror(error) +
+        throw Failure(NSC_ERROR_CHANNEL, "the service cannot be started: " + program + ": " + std::strerror(error) +
                                              "; set NEUROSCALE_COUPLE to the path of the program neuroscale-couple");
+    return pid;
 }
+
+ServiceProcess::ServiceProcess(const Options& options, const std::string& address)
+    : program_(service_program(options)), pid_(start_program(arguments_of(options, program_, address))) {}
 
 ServiceProcess::~ServiceProcess() {
     wait(0.0);

@@ -8,6 +8,13 @@
 
 namespace neuroscale::client {
 
+/// The program neuroscale-couple: of the options, of the environment, else a name to be found on PATH.
+std::string service_program(const Options& options);
+
+/// Start a program in a group of its own, without the variables of an MPI launcher. Throws Failure.
+/// arguments: the program first; stdio: what becomes its standard input and output, -1: ours
+pid_t start_program(std::vector<std::string> arguments, int stdio = -1);
+
 class ServiceProcess {
 public:
     /// Start the program. Throws Failure.

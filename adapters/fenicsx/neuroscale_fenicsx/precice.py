@@ -22,33 +22,13 @@ import numpy as np
 from neuroscale_couple import Points, Source, assemble
 from neuroscale_couple.checkpoint import Checkpoint
 from neuroscale_couple.config.precice_fields import find_interfaces
-from neuroscale_couple.config.precice_xml import PreciceXml
+from neuroscale_couple.config.precice_macro import refuse_scheme, transposed
 from neuroscale_couple.errors import CheckpointError, ConfigError, InputError, TransportError
 from neuroscale_couple.physics import make_problem
 from neuroscale_couple.transport.base import Closure, Inputs, State, Totals
 from neuroscale_couple.transport.precice_resume import MACRO, common_window, shortened
 from neuroscale_couple.transport.precice_watch import Watch
 from neuroscale_couple.values import Outputs, Reply
-
-
-def refuse_scheme(file: PreciceXml, service: str, us: str) -> None:
-    """Raises: ConfigError with the line where the coupling scheme cannot carry Newton's iterations."""
-    scheme = file.scheme(service, us)
-    if scheme is None or scheme.variant == "multi":
-        return
-    pair, least, place = scheme.first("participants"), scheme.first("min-iterations"), file.at(scheme)
-    wrong = []
-    if scheme.variant != "serial-implicit" or pair is None or pair.get("first") != us:
-        wrong.append(
-            f"{place}: Newton's method is the iteration: write <coupling-scheme:serial-implicit> with "
-            f'<participants first="{us}" second="{service}" />'
-        )
-    if found := next(iter(scheme.all("acceleration")), None):
-        wrong.append(f"{file.at(found)}: an acceleration would change what Newton's method asks; remove it")
-    if scheme.variant == "serial-implicit" and (least is None or least.get("value") in ("", "0", "1")):
-        wrong.append(f'{place}: a window ends when the same data come twice; add <min-iterations value="2" />')
-    if wrong:
-        raise ConfigError("\n".join(wrong))
 
 
 class PreciceClosure(Closure):
@@ -69,7 +49,7 @@ class PreciceClosure(Closure):
         if len(interfaces) != 1:
             raise ConfigError(f"{loaded.path}: interfaces: a dolfinx mesh has one coupling mesh, got {len(interfaces)}")
         self._interface = interfaces[0]
-        self._turned = self._transposed()
+        self._turned = transposed(self._interface, self.inputs, self.outputs)
         self._name = file.peers(loaded.config.participant_name, [self._interface.mesh])[self._interface.mesh]
         refuse_scheme(file, loaded.config.participant_name, self._name)
         self._points = points
@@ -188,21 +168,6 @@ class PreciceClosure(Closure):
         error = np.nan_to_num(columns[:, -2])
         self._version = int(np.nan_to_num(columns[:, -1], nan=-1.0).max(initial=-1.0))
         return Outputs(self.outputs, Reply(columns[:, :n_out], tangent, source, np.zeros(n, dtype=np.uint8), error))
-
-    def _transposed(self) -> list[tuple[int, int]]:
-        """Columns of the tangent that the coupling leaves out, each with its transpose. Raises: ConfigError"""
-        n_out, n_in = self.outputs.size, self.inputs.size
-        there = {column for carrier in self._interface.write for column in carrier.columns}
-        pairs = []
-        for i, j in np.ndindex(n_out, n_in):
-            if n_out + i * n_in + j in there:
-                continue
-            turned = n_out + j * n_in + i
-            if i == j or j >= n_out or turned not in there:
-                names = f"d {self.outputs.columns[i]} / d {self.inputs.columns[j]}"
-                raise ConfigError(f"interfaces.write_data: Newton needs the whole tangent, {names} is not exchanged")
-            pairs.append((n_out + i * n_in + j, turned))
-        return pairs
 
     def commit(self, macro_state: State | None = None) -> None:
         """See `Closure.commit`; the state is kept on this side."""

@@ -95,7 +95,7 @@ typedef struct nsc_answer {
 NSC_API nsc_options nsc_default_options(void);
 
 /* Make a session and reach, or start, the service.
- * configuration: path of the neuroscale.yaml; channel: "socket", "mpi" or "embedded"; options: or NULL
+ * configuration: path of the neuroscale.yaml; channel: "socket", "mpi", "embedded" or "precice"; options: or NULL
  * session: out, NULL after an error; why: out, text of an error, why_size bytes at most with its end; or NULL
  * Over several ranks rank 0 starts the service and the others join it. Collective: mpi yes, else no */
 NSC_API nsc_status nsc_open(const char* configuration, const char* channel, const nsc_options* options,
