@@ -36,6 +36,7 @@ class Admissible(Correction):
         self._square = getattr(problem, "has_tangent", True) and self._driving.stop - self._driving.start == n_out
         self._bounded = hasattr(problem, "tangent_bounds")
         self._phase: Any = None
+        self._changed: U8 = np.zeros(CHUNK, dtype=np.uint8)
 
     def attach(self, points: Points) -> None:
         """Keep the inclusion share of each point; the bounds depend on the micro structure through it alone."""
@@ -66,4 +67,4 @@ class Admissible(Correction):
         if self._bounded and self._phase is not None:
             bounds = self._problem.tangent_bounds(inputs, self._phase[rows])
             lower, upper = (np.ascontiguousarray(bound, dtype=np.float64) for bound in bounds)
-        admissible(tangent, lower, upper, first=self._driving.start)
+        admissible(tangent, lower, upper, first=self._driving.start, out=self._changed[: len(tangent)])

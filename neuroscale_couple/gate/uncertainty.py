@@ -32,7 +32,7 @@ from neuroscale_couple.kernels import gate_select
 from neuroscale_couple.physics.base import MicroProblem
 from neuroscale_couple.reasons import Reason, Source
 from neuroscale_couple.surrogate.artifact import Card
-from neuroscale_couple.values import F64, U8, Bool, Points, Prediction
+from neuroscale_couple.values import F64, I64, U8, Bool, Points, Prediction
 
 NO_CURVE = np.zeros(0), np.zeros(0)
 
@@ -49,6 +49,7 @@ class Uncertainty(GateStage):
         self.thresholds: dict[Source, float] = {}
         self._curves: dict[Source, tuple[F64, F64]] = {}
         self._message: str | None = None
+        self._rows: I64 = np.zeros(0, dtype=np.int64)  # room of the kernel, kept from call to call
 
     @property
     def message(self) -> str | None:
@@ -78,7 +79,9 @@ class Uncertainty(GateStage):
         curve = self._curves.get(rung, NO_CURVE)
         threshold = self.thresholds.get(rung, -np.inf)
         codes = int(Reason.NOT_FINITE), int(Reason.UNCERTAIN)
-        gate_select(np.ascontiguousarray(score), threshold, curve, codes, reason, error)
+        if len(self._rows) < len(score):
+            self._rows = np.empty(len(score), dtype=np.int64)
+        gate_select(np.ascontiguousarray(score), threshold, curve, codes, reason, error, out=self._rows[: len(score)])
 
     def would_accept(self, source: U8, score: F64) -> Bool:
         """Whether answers with these rungs and scores would be accepted now; source: uint8 [n], score: float64 [n]."""

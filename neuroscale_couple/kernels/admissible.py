@@ -18,7 +18,7 @@ LOWEST = 1e-6
 
 def admissible(
     tensors: Any, lower: Any = None, upper: Any = None, *, first: int = 0, wanted: Any = None, slack: float = SLACK,
-    lowest: float = LOWEST, backend: arrays.Backend = "auto",
+    lowest: float = LOWEST, backend: arrays.Backend = "auto", out: Any = None,
 ) -> Any:  # fmt: skip
     """Project small tensors in place; those that are admissible stay as they are to the bit.
 
@@ -30,6 +30,7 @@ def admissible(
     lower, upper: the same dtype, [n, d, d], symmetric; or None
     wanted: uint8 [n], 0 leaves a tensor as it is; None: all are projected
     slack: share of the trace of U by which a tensor may pass a bound before it is changed
+    out: uint8 [n] to write the result into
 
     Returns: uint8 [n], 0 as it was, 1 made symmetric, 2 projected, 3 not finite and left as it is.
     Raises: TypeError, ValueError, each with got and expected.
@@ -51,8 +52,9 @@ def admissible(
     if wanted is not None:
         arrays.check_like(wanted, "wanted", (shape[0],), "uint8", tensors)
     chosen = arrays.choose(tensors, backend if d in SIDES or backend != "auto" else "numpy")
-    changed = arrays.empty((shape[0],), "uint8", tensors)
+    changed = arrays.output(out, "out", (shape[0],), "uint8", tensors)
     if chosen == "numpy":
+        arrays.refuse_overlap({"out": changed, "tensors": tensors}, {"lower": lower, "upper": upper, "wanted": wanted})
         block = arrays.host(tensors)[:, :, first : first + d]
         bounds = (arrays.host(lower), arrays.host(upper)) if lower is not None else None
         _numpy(block, bounds, arrays.host(wanted), arrays.host(changed), slack, lowest)

@@ -93,6 +93,36 @@ def empty(shape: tuple[int, ...], dtype: str, like: Any) -> Any:
     return np.empty(shape, dtype)
 
 
+def output(out: Any, name: str, shape: tuple[int, ...], dtype: str, like: Any) -> Any:
+    """Where a result goes: the caller's array, checked as inputs are, or a new one. Raises: TypeError, ValueError."""
+    if out is None:
+        return empty(shape, dtype, like)
+    check_like(out, name, shape, dtype, like)
+    if is_tensor(out) and out.requires_grad:
+        raise ValueError(f"{name}: got a tensor that requires grad, expected one without")
+    if not is_tensor(out) and not out.flags.writeable:
+        raise ValueError(f"{name}: got a read-only array, expected a writeable one")
+    return out
+
+
+def refuse_overlap(written: dict[str, Any], read: dict[str, Any]) -> None:
+    """Raises: ValueError if an output shares memory with anything else of the call (the extension checks it too)."""
+    names = list(written)
+    for at, name in enumerate(names):
+        others = {other: written[other] for other in names[at + 1 :]} | read
+        for other, array in others.items():
+            if array is not None and _overlap(written[name], array):
+                raise ValueError(f"{name}: got memory that overlaps {other}, expected memory of its own")
+
+
+def _overlap(a: Any, b: Any) -> bool:
+    """Whether two contiguous arrays have bytes in common."""
+    (first, a_bytes), (second, b_bytes) = (
+        (array.data_ptr() if is_tensor(array) else array.ctypes.data, array.nbytes) for array in (a, b)
+    )
+    return bool(a_bytes and b_bytes and first < second + b_bytes and second < first + a_bytes)
+
+
 def place(array: Any, like: Any) -> Any:
     """The NumPy `array` as it is, or as a tensor where `like` lies."""
     return sys.modules["torch"].as_tensor(array, device=like.device) if is_tensor(like) else array

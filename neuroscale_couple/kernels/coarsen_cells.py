@@ -77,12 +77,15 @@ def _ends(row: npt.NDArray[Any]) -> str:
     return f"shape {row.shape}" if row.ndim != 1 or not len(row) else f"a row from {row[0]} to {row[-1]}"
 
 
-def coarsen_cells(fine: Any, cells: CellMap, *, mean: bool = True, backend: arrays.Backend = "auto") -> Any:
+def coarsen_cells(
+    fine: Any, cells: CellMap, *, mean: bool = True, backend: arrays.Backend = "auto", out: Any = None
+) -> Any:
     """Volume means, or sums, of the fine cells of each coarse cell.
 
     coarse[c, k] = s_c sum_(e in c) w_e fine[cells[e], k]; mean: w = V, s = 1 / sum_c V; else w = s = 1
 
     fine: float32 or float64 [fine cells, components], contiguous; NumPy or torch
+    out: array of the result's shape to write into; not for tensors that require grad
     Returns: the same kind, [coarse cells, components]; 0 for a coarse cell without fine cells.
     Raises: TypeError, ValueError, each with got and expected.
     """
@@ -91,11 +94,14 @@ def coarsen_cells(fine: Any, cells: CellMap, *, mean: bool = True, backend: arra
     if arrays.is_tensor(fine) and arrays.through_operator(fine, backend):
         from neuroscale_couple.kernels.torch_ops import coarsen_cells as operator
 
+        _refuse_out(out)
         return operator(fine, offsets, index, weights if mean else None, scale if mean else None)
-    return coarsen_by(fine, offsets, index, weights if mean else None, scale if mean else None, backend)
+    return coarsen_by(fine, offsets, index, weights if mean else None, scale if mean else None, backend, out)
 
 
-def refine_cells(coarse: Any, cells: CellMap, *, mean: bool = True, backend: arrays.Backend = "auto") -> Any:
+def refine_cells(
+    coarse: Any, cells: CellMap, *, mean: bool = True, backend: arrays.Backend = "auto", out: Any = None
+) -> Any:
     """Values of the coarse cells on their fine cells: conservative injection, or the shares of a sum.
 
     fine[cells[e], k] = w_e s_c coarse[c, k] for e in c; mean (the coarse values are means): w = s = 1, so that
@@ -103,6 +109,7 @@ def refine_cells(coarse: Any, cells: CellMap, *, mean: bool = True, backend: arr
 
     Each is the transpose of `coarsen_cells` with the other `mean`. Fine cells outside of the map become 0.
     coarse: float32 or float64 [coarse cells, components], contiguous; NumPy or torch
+    out: array of the result's shape to write into; not for tensors that require grad
     Raises: TypeError, ValueError, each with got and expected.
     """
     _check(coarse, "coarse", cells.shape[0])
@@ -111,9 +118,15 @@ def refine_cells(coarse: Any, cells: CellMap, *, mean: bool = True, backend: arr
     if arrays.is_tensor(coarse) and arrays.through_operator(coarse, backend):
         from neuroscale_couple.kernels.torch_ops import refine_cells as operator
 
+        _refuse_out(out)
         return operator(coarse, offsets, index, None if mean else weights, None if mean else scale, n)
     w, s = (None, None) if mean else (weights, scale)
-    return refine_by(coarse, offsets, index, w, s, n, backend, complete=cells.complete)
+    return refine_by(coarse, offsets, index, w, s, n, backend, complete=cells.complete, out=out)
+
+
+def _refuse_out(out: Any) -> None:
+    if out is not None:
+        raise ValueError("out: got an array for a tensor that requires grad or is traced, expected none")
 
 
 def _check(array: Any, name: str, rows: int) -> None:
@@ -123,39 +136,44 @@ def _check(array: Any, name: str, rows: int) -> None:
     arrays.check_strides(array, name)
 
 
-def coarsen_by(fine: Any, offsets: Any, cells: Any, weights: Any, scale: Any, backend: arrays.Backend = "auto") -> Any:
+def coarsen_by(
+    fine: Any, offsets: Any, cells: Any, weights: Any, scale: Any, backend: arrays.Backend = "auto", out: Any = None
+) -> Any:
     """`coarsen_cells` with the parts of a checked map. weights: [entries] or None, scale: [coarse] or None."""
     chosen = arrays.choose(fine, backend)
     m, k = offsets.shape[0] - 1, fine.shape[1]
-    coarse = arrays.empty((m, k), arrays.dtype_of(fine), fine)
+    coarse = arrays.output(out, "out", (m, k), arrays.dtype_of(fine), fine)
     if chosen != "numpy":
         arrays.call("coarsen_cells", fine, chosen == "reference", offsets, cells, weights, scale, fine, coarse)
         return coarse
-    f, rows, w, s, out = (arrays.host(a) for a in (fine, cells, weights, scale, coarse))
+    arrays.refuse_overlap({"out": coarse}, {"fine": fine})
+    f, rows, w, s, to = (arrays.host(a) for a in (fine, cells, weights, scale, coarse))
     terms = f[rows].astype(np.float64) if w is None else w.astype(np.float64)[:, None] * f[rows]
     ends = arrays.host(offsets)
     filled = np.flatnonzero(np.diff(ends) > 0)
-    out[:] = 0.0
+    to[:] = 0.0
     if len(filled):
         summed = np.add.reduceat(terms, ends[:-1][filled], axis=0)
-        out[filled] = summed if s is None else s[filled].astype(np.float64)[:, None] * summed
+        to[filled] = summed if s is None else s[filled].astype(np.float64)[:, None] * summed
     return coarse
 
 
 def refine_by(
     coarse: Any, offsets: Any, cells: Any, weights: Any, scale: Any, n: int,
-    backend: arrays.Backend = "auto", *, complete: bool = False,
+    backend: arrays.Backend = "auto", *, complete: bool = False, out: Any = None,
 ) -> Any:  # fmt: skip
     """`refine_cells` with the parts of a checked map. weights: [entries] or None, scale: [coarse] or None."""
     chosen = arrays.choose(coarse, backend)
-    fine = arrays.empty((n, coarse.shape[1]), arrays.dtype_of(coarse), coarse)
+    fine = arrays.output(out, "out", (n, coarse.shape[1]), arrays.dtype_of(coarse), coarse)
+    if out is not None:
+        arrays.refuse_overlap({"out": fine}, {"coarse": coarse})
     if not complete:
         fine[:] = 0.0
     if chosen != "numpy":
         arrays.call("refine_cells", coarse, chosen == "reference", offsets, cells, weights, scale, coarse, fine)
         return fine
-    g, rows, w, s, out = (arrays.host(a) for a in (coarse, cells, weights, scale, fine))
+    g, rows, w, s, to = (arrays.host(a) for a in (coarse, cells, weights, scale, fine))
     owner = np.repeat(np.arange(len(g)), np.diff(arrays.host(offsets)))
     factor = (1.0 if w is None else w.astype(np.float64)) * (1.0 if s is None else s[owner].astype(np.float64))
-    out[rows] = np.reshape(factor, (-1, 1)) * g[owner]
+    to[rows] = np.reshape(factor, (-1, 1)) * g[owner]
     return fine

@@ -32,7 +32,9 @@ class Moments(NamedTuple):
     total: tuple[Any, ...] | None
 
 
-def coarsen_pyramid(field: Array, levels: int | Sequence[int], backend: Backend = "auto") -> tuple[Array, ...]:
+def coarsen_pyramid(
+    field: Array, levels: int | Sequence[int], backend: Backend = "auto", out: Sequence[Array] | None = None
+) -> tuple[Array, ...]:
     """Volume means of a field on coarser and coarser grids, in one pass.
 
     c_0 = field, c_s[i] = k_s^-d sum of the k_s^d cells of c_(s-1) in cell i
@@ -42,6 +44,7 @@ def coarsen_pyramid(field: Array, levels: int | Sequence[int], backend: Backend 
         levels; every side must be a positive multiple of their product
     backend: `auto` takes the compiled kernel where there is one, through a torch operator for tensors that require
         grad. `compiled`, `reference` (plain loops in C++) and `numpy` agree bit for bit, `torch` to round-off.
+    out: arrays of all levels to write into, with the shapes of the result; not for tensors that require grad
 
     Returns: level s at [s - 1], of the kind, dtype and unit of `field`.
     Raises: TypeError (kind or dtype), ValueError (shape, strides, levels, backend), each with got and expected.
@@ -49,27 +52,32 @@ def coarsen_pyramid(field: Array, levels: int | Sequence[int], backend: Backend 
     factors, tensor = _check(field, levels, backend)
     chosen = _choose(field, tensor) if backend == "auto" else backend
     means: tuple[Array, ...]
+    given = None if out is None else Moments(tuple(out), None, None)
     if chosen == "operator":
+        _refuse_out(given)
         from neuroscale_couple.kernels.torch_ops import pyramid as operator
 
         means = tuple(operator(field, factors))
     elif chosen == "torch":
-        means = _torch(field, factors)
+        _refuse_out(given if getattr(field, "requires_grad", False) else None)
+        means = _into(given, Moments(_torch(field, factors), None, None), field).mean
     elif chosen == "numpy":
-        means = _numpy(field, factors, False, False).mean
+        means = _into(given, _numpy(field, factors, False, False), field).mean
     else:
-        means = _compiled(field, factors, False, False, reference=chosen == "reference").mean
+        means = _compiled(field, factors, False, False, given, reference=chosen == "reference").mean
     return means
 
 
 def coarsen_moments(
-    field: Any, levels: int | Sequence[int], *, variance: bool = True, total: bool = True, backend: Backend = "auto"
-) -> Moments:
+    field: Any, levels: int | Sequence[int], *, variance: bool = True, total: bool = True, backend: Backend = "auto",
+    out: Moments | None = None,
+) -> Moments:  # fmt: skip
     """As `coarsen_pyramid`, with the variance within each cell and the conserved sum where they are asked for.
 
     v_s[i] = k_s^-d sum ( v_(s-1) + (c_(s-1) - c_s[i])^2 ), q_s[i] = sum q_(s-1); v_0 = 0, q_0 = field
 
     field, levels, backend: as for `coarsen_pyramid`, without `torch` and without autograd
+    out: arrays to write into, for all that is asked for
     Raises: TypeError, ValueError.
     """
     factors, tensor = _check(field, levels, backend)
@@ -80,10 +88,10 @@ def coarsen_moments(
         moments = _numpy(field.numpy(), factors, variance, total)
         torch = sys.modules["torch"]
         parts = [None if part is None else tuple(torch.from_numpy(p) for p in part) for part in moments]
-        return Moments(*parts)  # type: ignore[arg-type]
+        return _into(out, Moments(*parts), field)  # type: ignore[arg-type]
     if chosen == "numpy":
-        return _numpy(field, factors, variance, total)
-    return _compiled(field, factors, variance, total, reference=chosen == "reference")
+        return _into(out, _numpy(field, factors, variance, total), field)
+    return _compiled(field, factors, variance, total, out, reference=chosen == "reference")
 
 
 def _check(field: Any, levels: int | Sequence[int], backend: str) -> tuple[list[int], bool]:
@@ -120,19 +128,57 @@ def _choose(field: Any, tensor: bool) -> str:
     return "operator" if field.requires_grad else "compiled"
 
 
-def _compiled(field: Any, factors: list[int], variance: bool, total: bool, *, reference: bool) -> Moments:
+def _refuse_out(out: Moments | None) -> None:
+    if out is not None:
+        raise ValueError("out: got arrays for a tensor that requires grad or is traced, expected none")
+
+
+def _outputs(out: Moments | None, shapes: list[tuple[int, ...]], wanted: Sequence[bool], like: Any) -> Moments:
+    """New arrays, or those of the caller once they are checked."""
+    parts: list[tuple[Any, ...] | None] = []
+    dtype = arrays.dtype_of(like)
+    for name, mine in zip(Moments._fields, wanted, strict=True):
+        given = None if out is None else getattr(out, name)
+        if out is not None and (given is not None) != mine:
+            raise ValueError(f"out.{name}: got {'none' if mine else 'arrays'}, expected {'arrays' if mine else 'none'}")
+        if given is not None and len(given) != len(shapes):
+            raise ValueError(f"out.{name}: got {len(given)} levels, expected {len(shapes)}")
+        parts.append(
+            tuple(
+                arrays.output(None if given is None else given[s], f"out.{name}[{s}]", shape, dtype, like)
+                for s, shape in enumerate(shapes)
+            )
+            if mine
+            else None
+        )
+    return Moments(*parts)  # type: ignore[arg-type]
+
+
+def _into(out: Moments | None, made: Moments, field: Any) -> Moments:
+    """What a backend without outputs of its own has made, in the caller's arrays if there are any."""
+    if out is None:
+        return made
+    shapes = [tuple(level.shape) for level in made.mean]
+    to = _outputs(out, shapes, [part is not None for part in made], field)
+    named = {f"{n}[{s}]": a for n, part in zip(Moments._fields, to, strict=True) for s, a in enumerate(part or ())}
+    arrays.refuse_overlap(named, {"field": field})
+    for target, source in zip(to, made, strict=True):
+        for t, s in zip(target or (), source or (), strict=True):
+            t[...] = s
+    return to
+
+
+def _compiled(
+    field: Any, factors: list[int], variance: bool, total: bool, out: Moments | None, *, reference: bool
+) -> Moments:
     if compiled() is None:
         raise ValueError("backend: got 'compiled', but the extension is not built; expected 'numpy' or 'torch'")
     if arrays.is_tensor(field) and field.requires_grad:
         raise ValueError("backend: got a tensor that requires grad, expected backend 'torch' or 'auto' for it")
-    shapes = shapes_of(tuple(field.shape), factors)
-
-    def make(wanted: bool) -> list[Any] | None:
-        return [arrays.empty(shape, arrays.dtype_of(field), field) for shape in shapes] if wanted else None
-
-    outputs = make(True), make(variance), make(total)
-    arrays.call("coarsen_pyramid", field, reference, field, factors, *outputs)
-    return Moments(*(None if part is None else tuple(part) for part in outputs))  # type: ignore[arg-type]
+    outputs = _outputs(out, shapes_of(tuple(field.shape), factors), (True, variance, total), field)
+    lists = (None if part is None else list(part) for part in outputs)
+    arrays.call("coarsen_pyramid", field, reference, field, factors, *lists)
+    return outputs
 
 
 def shapes_of(shape: tuple[int, ...], factors: Sequence[int]) -> list[tuple[int, ...]]:

@@ -14,7 +14,7 @@ PARTS = 64
 
 def gate_select(
     score: Any, threshold: float, curve: tuple[Any, Any], codes: tuple[int, int], reason: Any, error: Any,
-    backend: arrays.Backend = "auto",
+    backend: arrays.Backend = "auto", out: Any = None,
 ) -> Any:  # fmt: skip
     """Refuse points by their score, estimate their errors, and list the rows that anybody has refused.
 
@@ -24,6 +24,7 @@ def gate_select(
     score: float32 or float64 [n]; curve: (knots, levels), each [c] of the dtype of `score`, knots rising, c >= 0
     codes: reasons for "not finite" and "uncertain", 1 to 255
     reason: uint8 [n], in/out; error: [n] of the dtype of `score`, out
+    out: int64 [n], whose first m entries become the result
     Returns: int64 [m], rows with reason != 0, rising. On a CUDA device its length is read back: the only host
         round trip.
     Raises: TypeError, ValueError, each with got and expected.
@@ -37,10 +38,14 @@ def gate_select(
     arrays.check_like(reason, "reason", (n,), "uint8", score)
     arrays.check_like(error, "error", (n,), dtype, score)
     chosen = arrays.choose(score, backend)
+    refused = arrays.output(out, "out", (n,), "int64", score)
     if chosen == "numpy":
+        written = {"reason": reason, "error": error, "out": refused}
+        arrays.refuse_overlap(written, {"score": score, "knots": knots, "levels": levels})
         row = [arrays.host(a) for a in (score, knots, levels, reason, error)]
-        return arrays.place(_numpy(row, threshold, codes), score)
-    refused = arrays.empty((n,), "int64", score)
+        found = _numpy(row, threshold, codes)
+        refused[: len(found)] = arrays.place(found, score)
+        return refused[: len(found)]
     parts = arrays.empty((PARTS + 1,), "int64", score)
     arrays.call(
         "gate_select", score, chosen == "reference",
