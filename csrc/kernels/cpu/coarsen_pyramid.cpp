@@ -5,6 +5,8 @@
 
 #include "parallel.h"
 
+#include <initializer_list>
+
 namespace neuroscale::kernels::cpu {
 
 // The k (or k * k in a volume) rows that become one coarse row.
@@ -15,8 +17,9 @@ struct Rows {
     std::int64_t to_row;
 };
 
-constexpr std::int64_t tile = 512;  // columns that are summed at a time
-constexpr std::int64_t narrow = 64; // coarse cells of a row that is not worth a tile
+constexpr std::int64_t tile = 2048;           // columns that are summed at a time
+constexpr std::int64_t group_bytes = 1 << 16; // of a level that are reduced before the next level goes on
+constexpr std::int64_t wide = 256;            // a row wider than this goes through the tile alone
 
 // Sum over rows[...][x + i] of value(row, i), i < n: n column sums. One row after the other: two at once are slower,
 // because the hardware then fetches ahead less well.
@@ -50,43 +53,23 @@ NEUROSCALE_INLINE void add_columns(const T* __restrict columns, std::int64_t k_a
     }
 }
 
-// Halves a narrow row without the way through `columns`.
-template <typename T>
-NEUROSCALE_INLINE void halve_row(const T* __restrict a, const Rows& rows, std::int64_t n, T share, T* __restrict out) {
+// A pair of rows (in a volume: of two planes) of W columns; W = 0: `width` of them.
+template <int W, typename T>
+NEUROSCALE_INLINE void add_pair(const T* __restrict a, const Rows& rows, std::int64_t width, T* __restrict columns) {
+    const std::int64_t w = W > 0 ? W : width;
     const T* __restrict b = a + rows.to_row;
     if (rows.planes == 1) {
-        for (std::int64_t i = 0; i < n; ++i) {
-            out[i] = ((a[2 * i] + b[2 * i]) + (a[2 * i + 1] + b[2 * i + 1])) * share;
+        for (std::int64_t x = 0; x < w; ++x) {
+            columns[x] = a[x] + b[x];
         }
         return;
     }
     const T* __restrict c = a + rows.to_plane;
     const T* __restrict d = c + rows.to_row;
-    for (std::int64_t i = 0; i < n; ++i) {
-        const T even = ((a[2 * i] + b[2 * i]) + c[2 * i]) + d[2 * i];
-        const T odd = ((a[2 * i + 1] + b[2 * i + 1]) + c[2 * i + 1]) + d[2 * i + 1];
-        out[i] = (even + odd) * share;
+    for (std::int64_t x = 0; x < w; ++x) {
+        columns[x] = ((a[x] + b[x]) + c[x]) + d[x];
     }
 }
-
-// One coarse row of n sums divided by `cells` (1 for plain sums).
-template <int K, typename T>
-NEUROSCALE_INLINE void reduce_row(const T* __restrict first, const Rows& rows, std::int64_t n, T cells,
-                                  T* __restrict out) {
-    if (K == 2 && n <= narrow) {
-        halve_row(first, rows, n, T(1) / cells, out);
-        return;
-    }
-    T columns[tile];
-    const std::int64_t step = tile / rows.k;
-    for (std::int64_t start = 0; start < n; start += step) {
-        const std::int64_t count = n - start < step ? n - start : step;
-        const T* source = first + start * rows.k;
-        add_rows(rows, count * rows.k, columns, [=](std::int64_t row, std::int64_t i) { return source[row + i]; });
-        add_columns<K>(columns, rows.k, count, cells, out + start);
-    }
-}
-
 // One coarse row of n variances about the means of that row.
 template <int K, typename T>
 NEUROSCALE_INLINE void variance_row(const T* __restrict first, const T* __restrict variance, const T* __restrict mean,
@@ -119,66 +102,142 @@ NEUROSCALE_INLINE void variance_row(const T* __restrict first, const T* __restri
     }
 }
 
-// A level's sides, and where slice `i` of the next level starts in it.
+// A level's sides. Its coarse rows are numbered through the batch; `source` is where the rows of one start.
 struct Level {
     std::int64_t height;
     std::int64_t width;
     std::int64_t k;
     bool volume;
 
+    NEUROSCALE_INLINE Rows rows() const { return {volume ? k : 1, k, height * width, width}; }
+    NEUROSCALE_INLINE std::int64_t cells() const { return (volume ? k : 1) * k * k; }
+    NEUROSCALE_INLINE std::int64_t coarse_rows() const { return volume ? height / k : 1; } // of a slice
+    NEUROSCALE_INLINE std::int64_t coarse_width() const { return width / k; }
     NEUROSCALE_INLINE std::int64_t slice() const { return volume ? height * width : width; }
-    NEUROSCALE_INLINE std::int64_t coarse_slice() const { return volume ? slice() / (k * k) : width / k; }
-    NEUROSCALE_INLINE std::int64_t rows() const { return volume ? height / k : 1; }
+    NEUROSCALE_INLINE std::int64_t source(std::int64_t row) const {
+        return volume ? (row / (height / k) * height * k + row % (height / k) * k) * width : row * k * width;
+    }
 };
 
-// Coarse slice number `i` of level s + 1 from level s.
-template <int K, typename T>
-NEUROSCALE_INLINE void reduce_slice(const T* fine, const PyramidOutputs<T>& outputs, std::int64_t s, const Level& level,
-                                    std::int64_t i) {
-    const Rows rows{level.volume ? level.k : 1, level.k, level.height * level.width, level.width};
-    const T cells = static_cast<T>(rows.planes * level.k * level.k);
-    const std::int64_t n = level.width / level.k;
-    for (std::int64_t y = 0; y < level.rows(); ++y) {
-        const std::int64_t at = i * level.k * level.slice() + y * level.k * level.width;
-        const std::int64_t out = i * level.coarse_slice() + y * n;
-        const T* mean = s == 0 ? fine : outputs.mean[s - 1];
-        reduce_row<K>(mean + at, rows, n, cells, outputs.mean[s] + out);
-        if (outputs.total != nullptr) {
-            const T* total = s == 0 ? fine : outputs.total[s - 1];
-            reduce_row<K>(total + at, rows, n, T(1), outputs.total[s] + out);
+// Coarse rows first ... last - 1 of sums divided by `cells`: many narrow rows at a time, so that the sums across the
+// columns are one long loop. W > 0: the level's width, for k = 2.
+template <int K, int W, typename T>
+NEUROSCALE_INLINE void reduce_narrow(const T* __restrict source, const Level& level, std::int64_t first,
+                                     std::int64_t last, T cells, T* __restrict out) {
+    T columns[tile];
+    const Rows rows = level.rows();
+    const std::int64_t width = W > 0 ? W : level.width;
+    const std::int64_t n = level.coarse_width();
+    const std::int64_t step = tile / width;
+    for (std::int64_t row = first; row < last; row += step) {
+        const std::int64_t count = last - row < step ? last - row : step;
+        for (std::int64_t r = 0; r < count; ++r) {
+            const T* from = source + level.source(row + r);
+            if (K == 2) {
+                add_pair<W>(from, rows, width, columns + r * width);
+            } else {
+                add_rows(rows, width, columns + r * width,
+                         [=](std::int64_t at, std::int64_t i) { return from[at + i]; });
+            }
         }
-        if (outputs.variance != nullptr) {
+        add_columns<K>(columns, level.k, count * n, cells, out + row * n);
+    }
+}
+
+// The same for rows that are wider than a tile.
+template <int K, typename T>
+NEUROSCALE_INLINE void reduce_wide(const T* __restrict source, const Level& level, std::int64_t first,
+                                   std::int64_t last, T cells, T* __restrict out) {
+    T columns[tile];
+    const Rows rows = level.rows();
+    const std::int64_t n = level.coarse_width();
+    const std::int64_t step = tile / level.k;
+    for (std::int64_t row = first; row < last; ++row) {
+        for (std::int64_t start = 0; start < n; start += step) {
+            const std::int64_t count = n - start < step ? n - start : step;
+            const T* from = source + level.source(row) + start * level.k;
+            add_rows(rows, count * level.k, columns, [=](std::int64_t at, std::int64_t i) { return from[at + i]; });
+            add_columns<K>(columns, level.k, count, cells, out + row * n + start);
+        }
+    }
+}
+
+template <int K, typename T>
+NEUROSCALE_INLINE void reduce_rows(const T* source, const Level& level, std::int64_t first, std::int64_t last, T cells,
+                                   T* out) {
+    if (level.width > wide) {
+        return reduce_wide<K>(source, level, first, last, cells, out);
+    }
+    if constexpr (K == 2) {
+        switch (level.width) {
+        case 8:
+            return reduce_narrow<2, 8>(source, level, first, last, cells, out);
+        case 16:
+            return reduce_narrow<2, 16>(source, level, first, last, cells, out);
+        case 32:
+            return reduce_narrow<2, 32>(source, level, first, last, cells, out);
+        default:
+            break;
+        }
+    }
+    reduce_narrow<K, 0>(source, level, first, last, cells, out);
+}
+
+// Coarse slices first ... last - 1 of level s + 1 from level s.
+template <int K, typename T>
+NEUROSCALE_INLINE void reduce_slices(const T* fine, const PyramidOutputs<T>& outputs, std::int64_t s,
+                                     const Level& level, std::int64_t first, std::int64_t last) {
+    const std::int64_t from = first * level.coarse_rows();
+    const std::int64_t to = last * level.coarse_rows();
+    const T cells = static_cast<T>(level.cells());
+    for (T* const* plain : {outputs.mean, outputs.total}) {
+        if (plain != nullptr) {
+            const T count = plain == outputs.mean ? cells : T(1);
+            reduce_rows<K>(s == 0 ? fine : plain[s - 1], level, from, to, count, plain[s]);
+        }
+    }
+    if (outputs.variance != nullptr) {
+        const T* mean = s == 0 ? fine : outputs.mean[s - 1];
+        const std::int64_t n = level.coarse_width();
+        for (std::int64_t row = from; row < to; ++row) {
+            const std::int64_t at = level.source(row);
             const T* variance = s == 0 ? nullptr : outputs.variance[s - 1] + at;
-            variance_row<K>(mean + at, variance, outputs.mean[s] + out, rows, n, cells, outputs.variance[s] + out);
+            variance_row<K>(mean + at, variance, outputs.mean[s] + row * n, level.rows(), n, cells,
+                            outputs.variance[s] + row * n);
         }
     }
 }
 
 template <typename T>
 NEUROSCALE_INLINE void reduce(const T* fine, const PyramidOutputs<T>& outputs, std::int64_t s, const Level& level,
-                              std::int64_t i) {
+                              std::int64_t first, std::int64_t last) {
     switch (level.k) {
     case 2:
-        return reduce_slice<2>(fine, outputs, s, level, i);
+        return reduce_slices<2>(fine, outputs, s, level, first, last);
     case 3:
-        return reduce_slice<3>(fine, outputs, s, level, i);
+        return reduce_slices<3>(fine, outputs, s, level, first, last);
     case 4:
-        return reduce_slice<4>(fine, outputs, s, level, i);
+        return reduce_slices<4>(fine, outputs, s, level, first, last);
     default:
-        return reduce_slice<0>(fine, outputs, s, level, i);
+        return reduce_slices<0>(fine, outputs, s, level, first, last);
     }
 }
 
-// Slices first ... last - 1 of level `from + 1` and all that they complete, up to level `to`.
+// Slices first ... last - 1 of level `from + 1` and all that they complete, up to level `to`; as many at a time as keep
+// their level in cache until the next has been made from it.
 template <typename T>
 NEUROSCALE_INLINE void cascade(const T* fine, const PyramidOutputs<T>& outputs, const Level* levels, std::int64_t from,
                                std::int64_t to, std::int64_t first, std::int64_t last) {
-    for (std::int64_t i = first; i < last; ++i) {
-        reduce(fine, outputs, from, levels[from], i);
-        std::int64_t done = i + 1;
-        for (std::int64_t s = from + 1; s < to && done % levels[s].k == 0; ++s) {
+    const std::int64_t bytes = levels[from].k * levels[from].slice() * std::int64_t(sizeof(T));
+    const std::int64_t group = bytes < group_bytes ? group_bytes / bytes : 1;
+    for (std::int64_t i = first; i < last; i += group) {
+        std::int64_t old = i;
+        std::int64_t done = last - i < group ? last : i + group;
+        reduce(fine, outputs, from, levels[from], old, done);
+        for (std::int64_t s = from + 1; s < to && old / levels[s].k < done / levels[s].k; ++s) {
+            old /= levels[s].k;
             done /= levels[s].k;
-            reduce(fine, outputs, s, levels[s], done - 1);
+            reduce(fine, outputs, s, levels[s], old, done);
         }
     }
 }
