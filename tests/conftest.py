@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -18,9 +21,17 @@ def _has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
+@functools.cache
+def _has_precice() -> bool:
+    """Whether the package is there and finds its library; looked up in a process of its own, as importing starts MPI."""
+    if importlib.util.find_spec("precice") is None:
+        return False
+    return subprocess.run([sys.executable, "-c", "import precice"], capture_output=True, check=False).returncode == 0
+
+
 # component -> (whether it is there, what is missing otherwise)
 COMPONENTS = {
-    "precice": (lambda: importlib.util.find_spec("precice") is not None, "the Python package precice"),
+    "precice": (_has_precice, "the Python package precice with its library"),
     "openfoam": (lambda: shutil.which("pimpleFoam") is not None, "pimpleFoam on PATH"),
     "fenicsx": (lambda: importlib.util.find_spec("dolfinx") is not None, "the Python package dolfinx"),
     "cuda": (_has_cuda, "a CUDA device"),
