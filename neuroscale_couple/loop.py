@@ -151,7 +151,7 @@ class Loop:
 
     def _take(self, answer: FineAnswer, reply: Reply) -> None:
         """These points are answered by the fine solver now."""
-        rows = answer.rows
+        rows: Any = slice(None) if len(answer.rows) == len(reply.source) else answer.rows
         reply.outputs[rows], reply.tangent[rows] = answer.outputs, answer.tangent
         reply.source[rows], reply.error[rows] = Source.FINE, 0.0
         self.rung[rows] = Source.FINE

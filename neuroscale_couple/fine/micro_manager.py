@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +39,15 @@ log = logging.getLogger("neuroscale_couple.fine")
 class Call:
     """One call of `solve`: what is asked, and what has come back so far.
 
-    rows: int64 [m]; outputs: float64 [m, n_out]; spent: int64 [m] micro solves; lives: int64 [m]; failed: place -> why
+    rows: int64 [m]; outputs: float64 [m, n_out]; spent: int64 [m] micro solves
+    failed: place -> why; lost: place -> how often it has taken its worker down
     """
 
     rows: I64
     outputs: F64
     spent: I64
-    lives: I64
     failed: dict[int, str]
+    lost: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class MicroManager(FineSolver):
         self.position: I64 = np.full(n, -1, dtype=np.int64)  # steps that the live state has taken; -1: not built
         self.saved_at: I64 = np.full(n, -1, dtype=np.int64)  # step of the saved state; -1: none
         self.home: I64 = np.full(n, -1, dtype=np.int64)  # worker
+        self.places: I64 = np.arange(n)
         self.asked: F64 = np.zeros((n, self.inputs.size))
         self.first: F64 | None = None  # inputs of the first step, with which simulations are initialised
         self.dt, self.windows, self.window_start = 1.0, 0, 0
@@ -116,24 +118,22 @@ class MicroManager(FineSolver):
     def solve(self, rows: I64, inputs: F64, guess: npt.NDArray[Any] | None = None) -> FineAnswer:
         """See `FineSolver.solve`. iterations: micro solves, those of a replay included. Raises: FineSolverError"""
         m = len(rows)
+        if m > len(self.points):
+            raise ValueError(f"rows: got {m}, but there are {len(self.points)} points, each of which is asked once")
         failed = {int(i): "an input is not finite" for i in bad_rows(inputs)}
-        call = Call(
-            rows,
-            np.zeros((m, self.outputs.size)),
-            np.zeros(m, dtype=np.int64),
-            np.full(m, LIVES, dtype=np.int64),
-            failed,
-        )
+        call = Call(rows, np.empty((m, self.outputs.size)), np.zeros(m, dtype=np.int64), failed)
         if inputs is not self.asked and not np.array_equal(self.asked[rows], inputs, equal_nan=True):  # without `begin`
             self.asked = np.array(self.asked)
             self.asked[rows] = inputs
-        todo = np.setdiff1d(np.arange(m), list(failed)) if failed else np.arange(m)
+        todo = self.places[:m]
+        todo = np.setdiff1d(todo, list(failed)) if failed else todo
         while len(todo):
             todo = self._round(todo, call)
         for place, said in failed.items():
             self.told[int(rows[place])] = said
         converged = np.ones(m, dtype=np.bool_)
         converged[list(failed)] = False
+        call.outputs[list(failed)] = 0.0
         return FineAnswer(
             rows, call.outputs, np.zeros((m, self.outputs.size, 0)), converged, call.spent, np.zeros(m)
         )  # fmt: skip
@@ -157,7 +157,7 @@ class MicroManager(FineSolver):
             if len(todo) < len(call.rows):
                 at = todo[at]
             if isinstance(result, Lost):
-                again.append(self._lost(worker, result, np.arange(len(call.rows))[at], call))
+                again.append(self._lost(worker, result, self.places[at], call))
             else:
                 self._take(tasks[worker], result, at, call, at if deal.every else call.rows[at])
         return np.concatenate(again)
@@ -171,7 +171,9 @@ class MicroManager(FineSolver):
         return bool(ready.all()) and np.array_equal(deal.rows, rows)
 
     def _dealt(self, rows: I64) -> Deal:
-        """Who has these points."""
+        """Who has these points. Raises: ValueError"""
+        if len(np.unique(rows)) < len(rows):
+            raise ValueError("rows: each point is asked once in a call, as it has one simulation")
         home = self.home[rows]
         parts: dict[int, Any] = {int(w): np.flatnonzero(home == w) for w in np.flatnonzero(np.bincount(home))}
         for worker, at in parts.items():
@@ -185,8 +187,8 @@ class MicroManager(FineSolver):
         self._forget(np.flatnonzero(self.home == worker))
         self.deal = None
         culprit = int(at[lost.place])
-        call.lives[culprit] -= 1
-        if call.lives[culprit] > 0:
+        call.lost[culprit] = call.lost.get(culprit, 0) + 1
+        if call.lost[culprit] < LIVES:
             return at
         call.failed[culprit] = f"{lost.said}; twice"
         return np.setdiff1d(at, [culprit])
@@ -199,15 +201,14 @@ class MicroManager(FineSolver):
         here = len(self.journal)
         self.position[rows] = here + 1
         if self.remembers and isinstance(task, Job):
-            places = np.arange(len(call.rows))[at]
+            places = self.places[at]
             call.spent[places[task.replay]] += here - task.starts
             self.saved_at[task.rows[task.save]] = here
             kept = task.replay[(task.starts <= task.keep) & (task.keep < here)] if task.keep >= 0 else NONE
             self.saved_at[task.rows[kept]] = task.keep
         for place, said in done.failed.items():
-            where = int(np.arange(len(call.rows))[at][place])
+            where = int(self.places[at][place])
             call.failed[where] = said
-            call.outputs[where] = 0.0
             self._forget(call.rows[[where]])
 
     def _forget(self, rows: I64) -> None:

@@ -302,6 +302,12 @@ def test_what_output_does_wrong_stops_the_run(make: Make) -> None:
         solver.commit()
 
 
+@pytest.mark.parametrize("rows", [[1, 2, 1], [0, 1, 2, 3, 4, 0]])
+def test_a_point_is_asked_once_in_a_call(make: Make, rows: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"each (point|of which) is asked once"):
+        make().solve(np.array(rows), asked(0)[rows])
+
+
 def test_no_points_need_no_workers(make: Make) -> None:
     solver = make(points=0)
     assert solver.pool is None
