@@ -23,7 +23,7 @@ def _has_cuda() -> bool:
 
 @functools.cache
 def _has_precice() -> bool:
-    """Whether the package is there and finds its library; looked up in a process of its own, as importing starts MPI."""
+    """Whether the package is there and finds its library; tried in a process of its own, as importing it starts MPI."""
     if importlib.util.find_spec("precice") is None:
         return False
     return subprocess.run([sys.executable, "-c", "import precice"], capture_output=True, check=False).returncode == 0
