@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,11 +11,14 @@ import numpy as np
 from neuroscale_couple.kernels.backend import compiled, has_compiled, has_cuda
 
 Backend = Literal["auto", "compiled", "reference", "numpy"]
+_NAMES = {np.dtype(name): name for name in ("float32", "float64", "int64", "uint8")}  # str(dtype) is slow
 BACKENDS = ("auto", "compiled", "reference", "numpy")
 
 
 def is_tensor(array: Any) -> bool:
     """Whether `array` is a torch tensor; torch is not imported for it."""
+    if isinstance(array, np.ndarray):
+        return False
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(array, torch.Tensor)
 
@@ -24,7 +27,7 @@ def check_kind(array: Any, name: str) -> None:
     """Raises: TypeError unless `array` is a NumPy array or a torch tensor of float32 or float64."""
     if not is_tensor(array) and not isinstance(array, np.ndarray):
         raise TypeError(f"{name}: got {type(array).__name__}, expected a NumPy array or a torch tensor")
-    if str(array.dtype).removeprefix("torch.") not in ("float32", "float64"):
+    if dtype_of(array) not in ("float32", "float64"):
         raise TypeError(f"{name}: got dtype {array.dtype}, expected float32 or float64 in native byte order")
 
 
@@ -47,7 +50,7 @@ def check_like(array: Any, name: str, shape: tuple[int, ...], dtype: str, like: 
     """Raises: TypeError or ValueError unless `array` has this shape and dtype, and lies where `like` lies."""
     if is_tensor(array) != is_tensor(like) or not (is_tensor(array) or isinstance(array, np.ndarray)):
         raise TypeError(f"{name}: got {type(array).__name__}, expected {type(like).__name__}")
-    got = str(array.dtype).removeprefix("torch.")
+    got = dtype_of(array)
     if tuple(array.shape) != shape or got != dtype or (is_tensor(array) and array.device != like.device):
         raise ValueError(f"{name}: got {got} {tuple(array.shape)}, expected {dtype} {shape}, where {dtype_of(like)} is")
     check_strides(array, name)
@@ -55,7 +58,8 @@ def check_like(array: Any, name: str, shape: tuple[int, ...], dtype: str, like: 
 
 def dtype_of(array: Any) -> str:
     """`float64`, for NumPy and torch alike."""
-    return str(array.dtype).removeprefix("torch.")
+    known = _NAMES.get(array.dtype) if isinstance(array, np.ndarray) else None
+    return known or str(array.dtype).removeprefix("torch.")
 
 
 def choose(array: Any, backend: str) -> str:
@@ -81,8 +85,32 @@ def call(name: str, array: Any, reference: bool, *arguments: Any) -> None:
         torch = sys.modules["torch"]
         with torch.cuda.device(array.device):
             function(*arguments, reference, torch.cuda.current_stream().cuda_stream)
-    else:
+    elif isinstance(array, np.ndarray):
         function(*arguments, reference, 0)
+    else:
+        # as NumPy arrays, which are several times cheaper to hand over than DLPack's capsules
+        function(*_light(arguments, sys.modules["torch"].Tensor), reference, 0)
+
+
+def _light(arguments: Sequence[Any], tensor: type) -> Any:
+    """Tensors of the CPU as NumPy arrays, also those in lists and tuples; everything else as it is."""
+    light = [
+        a.numpy() if isinstance(a, tensor) and a.is_cpu else _light(a, tensor) if isinstance(a, list | tuple) else a
+        for a in arguments
+    ]
+    return tuple(light) if isinstance(arguments, tuple) else light
+
+
+def checked_by_extension(array: Any, backend: str) -> bool:
+    """Whether the compiled kernel takes this array as it is, so that its own checks will do."""
+    if backend not in ("auto", "compiled") or not has_compiled():
+        return False
+    if isinstance(array, np.ndarray):
+        return True
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(array, torch.Tensor) or torch.compiler.is_compiling():
+        return False
+    return bool(array.is_cpu and not array.requires_grad)
 
 
 def empty(shape: tuple[int, ...], dtype: str, like: Any) -> Any:
