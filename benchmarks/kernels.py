@@ -2,7 +2,9 @@
 
 Every variant of a case does the same work on the same data. `x copy` compares bandwidths: the bytes that a kernel must
 move (each input read once, each output written once), divided by its time, over the same for torch's copy of a field of
-that size. `x best` is the fastest alternative's time over the kernel's. Times are the least of several calls.
+that size. `x best` is the fastest alternative's time over the kernel's. Times are the least of several rounds over all
+variants in turn, so that what else the machine does meets all of them. The copy, the kernels and every alternative that
+can write into arrays that are there already; the others (named "new arrays") cannot, or are shown for comparison.
 
     python benchmarks/kernels.py [--quick] [--json FILE] [--plot FILE]
 """
@@ -42,15 +44,20 @@ class Case:
     calls: dict[str, Call] = field(default_factory=dict)
 
 
-def least_seconds(call: Call, repeats: int) -> float:
-    """Least wall time of one call, the first left out; fewer calls of slow ones."""
-    call()
-    seconds: list[float] = []
-    while len(seconds) < repeats and (sum(seconds) < 3.0 or len(seconds) < 2):
-        start = time.perf_counter()
+def least_seconds(calls: dict[str, Call], repeats: int) -> dict[str, float]:
+    """Least wall time of each call, in turn, the first round left out; fewer rounds of slow ones."""
+    for call in calls.values():
         call()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    began = time.perf_counter()
+    for turn in range(repeats):
+        if turn >= 2 and time.perf_counter() - began > 15.0:
+            break
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: min(values) for name, values in seconds.items()}
 
 
 def compiled_by_torch(function: Callable[..., Any]) -> Callable[..., Any] | None:
@@ -63,13 +70,46 @@ def pyramid(name: str, shape: tuple[int, ...], levels: int | list[int], dtype: A
     data = np.random.default_rng(0).standard_normal(shape).astype(dtype)
     tensor = torch.from_numpy(data)
     factors = [2] * levels if isinstance(levels, int) else levels
-    out = sum(int(np.prod(s)) for s in shapes_of(shape, factors)) * data.itemsize
-    case = Case("coarsen_pyramid", f"{name}, {np.dtype(dtype).name}", data.nbytes + out, data.size)
-    case.calls["compiled"] = lambda: kernels.coarsen_pyramid(tensor, levels)
-    case.calls["torch avg_pool"] = lambda: kernels.coarsen_pyramid(tensor, levels, "torch")
+    outs = [torch.zeros(s, dtype=tensor.dtype) for s in shapes_of(shape, factors)]
+    pool = torch.ops.aten.avg_pool2d.out if data.ndim == 4 else torch.ops.aten.avg_pool3d.out
+
+    def chain() -> None:
+        finer = tensor
+        for k, out in zip(factors, outs, strict=True):
+            finer = pool(finer, [k] * (data.ndim - 2), out=out)
+
+    def into(field: torch.Tensor, targets: list[torch.Tensor]) -> None:
+        for target, level in zip(targets, kernels.coarsen_pyramid(field, levels, "torch"), strict=True):
+            target.copy_(level)
+
+    moved = data.nbytes + sum(o.nbytes for o in outs)
+    case = Case("coarsen_pyramid", f"{name}, {np.dtype(dtype).name}", moved, data.size)
+    case.calls["compiled"] = lambda: kernels.coarsen_pyramid(tensor, levels, out=outs)
+    case.calls["compiled, new arrays"] = lambda: kernels.coarsen_pyramid(tensor, levels)
+    case.calls["torch avg_pool"] = chain
     if (fast := compiled_by_torch(lambda t: kernels.coarsen_pyramid(t, levels, "torch"))) is not None:
-        case.calls["torch.compile"] = lambda: fast(tensor)
+        case.calls["torch.compile, new arrays"] = lambda: fast(tensor)
+    if (fast_into := compiled_by_torch(into)) is not None:
+        case.calls["torch.compile"] = lambda: fast_into(tensor, outs)
     case.calls["reference"] = lambda: kernels.coarsen_pyramid(data, levels, "reference")
+    return case
+
+
+def launch(name: str, place: Callable[[Any], Any]) -> Case:
+    """A call with next to no work: one point of 32², so that its time is what a call costs; per call of 1 000."""
+    field = place(np.zeros((1, 1, 32, 32)))
+    outs = [place(np.zeros(s)) for s in shapes_of((1, 1, 32, 32), [2] * 5)]
+    tensor = torch.from_numpy(np.zeros((1, 1, 32, 32)))
+    into = [torch.zeros(s, dtype=torch.float64) for s in shapes_of((1, 1, 32, 32), [2] * 5)]
+
+    def chain() -> None:
+        finer = tensor
+        for out in into:
+            finer = torch.ops.aten.avg_pool2d.out(finer, [2, 2], out=out)
+
+    case = Case("coarsen_pyramid", f"launch of one point, {name}", 8 * 1365, 1024)
+    case.calls["compiled"] = lambda: kernels.coarsen_pyramid(field, 5, out=outs)
+    case.calls["torch avg_pool"] = chain
     return case
 
 
@@ -88,19 +128,23 @@ def cells(name: str, n: int, length: int, components: int, shuffled: bool = Fals
     moved = 8 * (n * (components + 2) + m * (components + 2))
     down = Case("coarsen_cells", name, moved, 2 * n * components)
 
-    def scatter(values: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(m, components, dtype=values.dtype).index_add_(0, owner, values * volumes) * scale[:, None]
+    out, back = torch.zeros_like(coarse), torch.zeros_like(fine)
 
-    down.calls["compiled"] = lambda: kernels.coarsen_cells(fine, cell_map)
+    def scatter(values: torch.Tensor) -> None:
+        out.zero_().index_add_(0, owner, values * volumes).mul_(scale[:, None])
+
+    down.calls["compiled"] = lambda: kernels.coarsen_cells(fine, cell_map, out=out)
+    down.calls["compiled, new arrays"] = lambda: kernels.coarsen_cells(fine, cell_map)
     down.calls["torch index_add_"] = lambda: scatter(fine)
-    down.calls["torch segment_reduce"] = lambda: (
+    down.calls["torch segment_reduce, new arrays"] = lambda: (
         torch.segment_reduce(fine[index] * weights[:, None], "sum", offsets=offsets, axis=0) * scale[:, None]
     )
     if (fast := compiled_by_torch(scatter)) is not None:
         down.calls["torch.compile"] = lambda: fast(fine)
     up = Case("refine_cells", name, 8 * (n * (components + 1) + m * (components + 1)), n * components)
-    up.calls["compiled"] = lambda: kernels.refine_cells(coarse, cell_map)
-    up.calls["torch index"] = lambda: coarse[owner]
+    up.calls["compiled"] = lambda: kernels.refine_cells(coarse, cell_map, out=back)
+    up.calls["compiled, new arrays"] = lambda: kernels.refine_cells(coarse, cell_map)
+    up.calls["torch index_select"] = lambda: torch.index_select(coarse, 0, owner, out=back)
     return [down, up]
 
 
@@ -138,12 +182,12 @@ def admissible(n: int, d: int, violated: float) -> Case:
     t = 0.5 * (t + t.transpose(0, 2, 1))
     lower, upper = 0.5 * t, 2.0 * t
     t[: int(violated * n), 0, 0] *= 0.1
-    work = t.copy()
+    work, changed = t.copy(), np.zeros(n, np.uint8)
     tl, tu, tt = (torch.from_numpy(a) for a in (lower, upper, t))
 
     def compiled() -> None:
         np.copyto(work, t)
-        kernels.admissible(work, lower, upper)
+        kernels.admissible(work, lower, upper, out=changed)
 
     def numpy() -> None:
         np.copyto(work, t)
@@ -162,11 +206,11 @@ def gate(n: int) -> Case:
     """Score to reason, estimate and refused rows, against NumPy."""
     rng = np.random.default_rng(0)
     score, curve = rng.random(n), (np.linspace(0.0, 1.0, 20), rng.random(20))
-    reason, error = np.zeros(n, np.uint8), np.zeros(n)
+    reason, error, rows = np.zeros(n, np.uint8), np.zeros(n), np.zeros(n, np.int64)
 
     def run(backend: Any) -> None:
         reason[:] = 0
-        kernels.gate_select(score, 0.9, curve, (6, 5), reason, error, backend)
+        kernels.gate_select(score, 0.9, curve, (6, 5), reason, error, backend, out=rows)
 
     calls: dict[str, Call] = {"compiled": lambda: run("compiled"), "numpy": lambda: run("numpy")}
     return Case("gate_select", f"{n:,} points", 18 * n, 30 * n, calls)
@@ -175,7 +219,10 @@ def gate(n: int) -> Case:
 def cases(quick: bool, memory: float) -> list[Callable[[], list[Case]]]:
     """Makers of all cases, small to large; fields up to `memory` bytes."""
     few = 10 if quick else 1
-    makers: list[Callable[[], list[Case]]] = []
+    makers: list[Callable[[], list[Case]]] = [
+        lambda: [launch("NumPy", np.asarray)],
+        lambda: [launch("torch", torch.from_numpy)],
+    ]
     for dtype in (np.float32, np.float64):
         for name, shape, levels in (
             ("1000 x 32²", (1000, 1, 32, 32), 5),
@@ -209,16 +256,16 @@ def measure(case: Case, repeats: int) -> list[dict[str, Any]]:
     """One row per variant; a copy of a field with half the case's bytes (read + write = the same) beside them."""
     source = torch.zeros(max(case.bytes // 16, 1), dtype=torch.float64).fill_(1.0)
     target = torch.empty_like(source)
-    copy = least_seconds(lambda: target.copy_(source), repeats)
-    seconds = {name: least_seconds(call, repeats) for name, call in case.calls.items()}
-    best = min(s for name, s in seconds.items() if name not in ("compiled", "reference"))
+    seconds = least_seconds({"copy": lambda: target.copy_(source), **case.calls}, repeats)
+    copy, ours = seconds["copy"], ("copy", "compiled", "compiled, new arrays", "reference")
+    best = min(s for name, s in seconds.items() if name not in ours)
     return [
         {
             "kernel": case.kernel, "case": case.name, "bytes": case.bytes, "operations": case.operations,
             "variant": name, "seconds": value, "gb_per_s": case.bytes / value / 1e9,
             "times_copy": copy / value, "times_best": best / value,
         }
-        for name, value in {"copy": copy, **seconds}.items()
+        for name, value in seconds.items()
     ]  # fmt: skip
 
 
