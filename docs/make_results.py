@@ -81,7 +81,8 @@ def kernels(record: dict[str, Any]) -> str:
     rows = []
     for (kernel, name), variants in cases.items():
         ours = next(r for r in variants if r["variant"] == "compiled")
-        others = [r for r in variants if r["variant"] not in ("compiled", "reference", "copy")]
+        own = ("compiled", "compiled, new arrays", "reference", "copy")
+        others = [r for r in variants if r["variant"] not in own]
         best = min(others, key=lambda r: r["seconds"])
         rows.append(
             [kernel, name, f"{1e3 * ours['seconds']:.3f} ms", f"{ours['gb_per_s']:.1f}", f"{ours['times_copy']:.2f}",
@@ -201,8 +202,24 @@ def case_05(record: dict[str, Any]) -> str:
     return table(["cells", *(f"{r['cells']}²" for r in rows)], [[name, *(percent(r["difference"]) for r in rows)]])
 
 
+def profile_case(record: dict[str, Any]) -> str:
+    """`benchmarks/profile_case.py --json`: the places that took more than half a per cent."""
+    rows = [
+        [f"`{r['place']}`", f"{r['seconds']:.1f}", percent(r["seconds"] / record["total_s"])]
+        for r in record["rows"]
+        if r["seconds"] > 0.005 * record["total_s"]
+    ]
+    kernels = sum(r["seconds"] for r in record["rows"] if "kernels/" in r["place"])
+    text = (
+        f"{record['points']:,} points, `{' '.join(record['set'])}`, {record['total_s']:.0f} s in all; "
+        f"everything inside `kernels/`: {percent(kernels / record['total_s'])}."
+    )
+    return table(["where", "seconds", "share"], rows) + f"\n{text} {_where(record)}\n"
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "client": client,
+    "profile_case": profile_case,
     "precice": precice,
     "micro_manager": micro_manager,
     "case_01": case,
