@@ -22,7 +22,7 @@ Answered = Sequence[tuple[str, int]]
 
 def solve_each_in_python(
     solves: list[Callable[[dict[str, Any], float], Any]], places: I64, rows: I64, asked: Asked, inputs: F64, dt: float,
-    answered: Answered, outputs: F64, progress: I64, unusual: list[tuple[int, Any]],
+    answered: Answered, outputs: F64, progress: I64 | memoryview, unusual: list[tuple[int, Any]],
 ) -> None:  # fmt: skip
     """Call every simulation once: numpy scalars and 1-D arrays by name in, as preCICE would give them; numbers out.
 

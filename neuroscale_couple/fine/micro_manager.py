@@ -142,13 +142,17 @@ class MicroManager(FineSolver):
         """One message to every worker; returns the places that must be asked again, as their worker was lost."""
         assert self.pool is not None
         rows = call.rows[todo] if len(todo) < len(call.rows) else call.rows
+        if self.deal is None or not np.array_equal(self.deal.rows, rows):
+            self._house(rows)
+            deal = self._dealt(rows)
+        else:
+            deal = self.deal
         tasks: dict[int, Job | Again]
-        if (deal := self.deal) is not None and self._only_solves(deal, rows):
+        if deal is self.deal and self._only_solves(deal):
             tasks = dict.fromkeys(deal.parts, Again(self.dt))
         else:
-            self._house(rows)
-            deal = self.deal = self._dealt(rows)
             tasks = {w: self._job(rows[at]) for w, at in deal.parts.items()}
+        self.deal = deal
         at_rows: Any = slice(None) if deal.every else rows
         self.pool.board.inputs[at_rows] = self.asked[at_rows]
         again = [NONE]
@@ -162,13 +166,13 @@ class MicroManager(FineSolver):
                 self._take(tasks[worker], result, at, call, at if deal.every else call.rows[at])
         return np.concatenate(again)
 
-    def _only_solves(self, deal: Deal, rows: I64) -> bool:
-        """Whether these are the points of the last jobs, and there is nothing to do for them but to solve."""
+    def _only_solves(self, deal: Deal) -> bool:
+        """Whether there is nothing to do for the points of the last jobs but to solve."""
         if self._saves and len(self.journal) == self.window_start:
             return False
-        position = self.position if deal.every else self.position[rows]
+        position = self.position if deal.every else self.position[deal.rows]
         ready = position == len(self.journal) if self.remembers else position >= 0
-        return bool(ready.all()) and np.array_equal(deal.rows, rows)
+        return bool(ready.all())
 
     def _dealt(self, rows: I64) -> Deal:
         """Who has these points. Raises: ValueError"""
