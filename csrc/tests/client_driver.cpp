@@ -176,6 +176,28 @@ void windows(Session& s, Solver& m) {
     s.finish();
 }
 
+/// Answers that grow: the outputs alone, then everything.
+void growing(Session& s, Solver& m) {
+    m.declare(s);
+    m.exchange(s, 0.5, 0.25, 0, false);
+    m.exchange(s, 0.5, 0.25, 1);
+    m.print();
+    s.commit();
+    s.finish();
+}
+
+/// A window that ends with what was answered last, though something else was tried after it.
+void trying(Session& s, Solver& m) {
+    m.declare(s);
+    m.exchange(s, 0.0, 0.1, 0);
+    for (const double wrong : {std::nan(""), std::numeric_limits<double>::infinity()}) {
+        m.x[0] = wrong;
+        expect(NSC_ERROR_INPUT, [&] { m.exchange(s, 0.0, 0.1, 1); });
+    }
+    s.commit();
+    s.finish();
+}
+
 /// Heat conduction with floating-point traps, as OpenFOAM sets them; then numbers that overflow in the service.
 int trapped(const Arguments& a) {
     constexpr int traps = FE_DIVBYZERO | FE_INVALID | FE_OVERFLOW;
@@ -210,6 +232,10 @@ int run(const Arguments& a) {
         refused_values(s, m);
     } else if (a.character == "windows" || a.character == "joining") {
         windows(s, m);
+    } else if (a.character == "growing") {
+        growing(s, m);
+    } else if (a.character == "trying") {
+        trying(s, m);
     } else if (a.character == "dying") {
         m.declare(s);
         _exit(9);

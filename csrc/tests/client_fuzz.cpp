@@ -17,8 +17,9 @@ namespace {
 /// Plays bytes that were made before; what the client sends is dropped.
 class Scripted final : public Channel {
 public:
-    explicit Scripted(Bytes bytes) : bytes_(std::move(bytes)) {}
+    explicit Scripted(Bytes bytes, bool shares) : bytes_(std::move(bytes)), shares_(shares) {}
     void leave(bool) noexcept override {}
+    bool may_share_memory() const noexcept override { return shares_; }
 
 protected:
     void write(const std::vector<Out>&, Deadline) override {}
@@ -31,6 +32,7 @@ protected:
 
 private:
     Bytes bytes_;
+    bool shares_;
     std::size_t at_ = 0;
 };
 
@@ -44,11 +46,12 @@ void append(Bytes& script, Kind kind, const Writer& text, const std::vector<doub
 }
 
 /// What a sound service would say: welcome, ready with kept arrays, an answer, a refusal, an answer, done, done.
-Bytes sound_script() {
+/// shares: the answers lie in shared memory, which it has taken
+Bytes sound_script(bool shares) {
     const std::vector<Field> in{{"x", {"a", "b"}, "m"}};
     const std::vector<Field> out{{"f", {"a"}, "N"}};
     Bytes script;
-    Writer welcome, ready, answer, refusal, done;
+    Writer welcome, ready, taken, answer, refusal, done;
     welcome.u32(1);
     append(script, Kind::welcome, welcome, {});
     ready.fields(in);
@@ -59,16 +62,20 @@ Bytes sound_script() {
     ready.array({"time", "<f8", {2}});
     ready.array({"more", "<f8", {1, 1}});
     append(script, Kind::ready, ready, {0.5, 0.25, 7.0});
+    taken.u8(1);
+    if (shares)
+        append(script, Kind::shared, taken, {});
     answer.u64(3);
     answer.u8(15);
     answer.u32(2);
-    const std::vector<double> numbers(3 * (1 + 2 + 1), 1.5);
-    append(script, Kind::answer, answer, numbers, 6);
+    const std::vector<double> numbers(shares ? 0 : 3 * (1 + 2 + 1), 1.5);
+    const std::size_t letters = shares ? 0 : 6;
+    append(script, Kind::answer, answer, numbers, letters);
     refusal.u8(0);
     refusal.text("InputError");
     refusal.text("x = nan at point id 3");
     append(script, Kind::error, refusal, {});
-    append(script, Kind::answer, answer, numbers, 6);
+    append(script, Kind::answer, answer, numbers, letters);
     done.u64(3);
     append(script, Kind::done, done, {});
     append(script, Kind::done, done, {});
@@ -105,10 +112,10 @@ void mutate(Bytes& script, std::mt19937_64& random) {
     }
 }
 
-void play(Bytes script) {
+void play(Bytes script, bool shares) {
     Options options;
     options.timeout = 1.0;
-    Session session(options, std::make_unique<Scripted>(std::move(script)));
+    Session session(options, std::make_unique<Scripted>(std::move(script), shares));
     const std::vector<std::int64_t> ids{1, 2, 3};
     const std::vector<double> numbers(6, 1.0);
     std::vector<double> f(3), tangent(6), error(3);
@@ -139,15 +146,17 @@ void play(Bytes script) {
 int main(int argc, char** argv) {
     const double seconds = argc > 1 ? std::atof(argv[1]) : 2.0;
     const std::uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
-    const Bytes sound = sound_script();
-    play(sound); // as it is, it must pass
+    const std::array<Bytes, 2> sound{sound_script(false), sound_script(true)};
+    for (const bool shares : {false, true})
+        play(sound[shares], shares); // as it is, it must pass
     std::mt19937_64 random(seed);
     std::array<unsigned long, 10> met{};
     for (const Deadline end = after(seconds); std::chrono::steady_clock::now() < end;) {
-        Bytes script = sound;
+        const bool shares = random() % 2 != 0;
+        Bytes script = sound[shares];
         mutate(script, random);
         try {
-            play(std::move(script));
+            play(std::move(script), shares);
             ++met[NSC_OK];
         } catch (const Failure& failure) {
             ++met.at(static_cast<std::size_t>(failure.status()));

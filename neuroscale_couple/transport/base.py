@@ -26,7 +26,10 @@ class Service(Protocol):
     outputs: Layout
 
     def evaluate(self, batch: Batch) -> Reply:
-        """Answer one iteration for the points this service rank owns."""
+        """Answer one iteration for the points this service rank owns.
+
+        The batch may lie in the solver's memory: it stays as it is until the next evaluate has returned, not longer.
+        """
 
     def commit(self, macro_state: State | None) -> None:
         """The window has converged. macro_state: arrays of the macro solver to keep with the checkpoint."""

@@ -32,7 +32,7 @@ def all_finite(values: F64) -> bool:
     """Whether no number is NaN or infinite, in one pass as a rule. values: float64 [...]"""
     with np.errstate(over="ignore", invalid="ignore"):
         flat = values.reshape(-1)
-        finite = bool(np.isfinite(np.dot(flat, flat)))  # the squares of finite numbers may overflow, hence:
+        finite = math.isfinite(np.dot(flat, flat))  # the squares of finite numbers may overflow, hence:
     return finite or bool(np.isfinite(values).all())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -63,22 +64,20 @@ class Columns:
         if self.whole and len(blocks) == 1:
             return blocks[0]
         packed = np.empty((len(blocks[0]), len(self.at)))
-        start = 0
-        for block in blocks:
-            here = slice(start, start + block.shape[1])
-            packed[:, _run(self.at[here])] = block if self.whole else block * self.factor[here]
-            start = here.stop
+        for block, (places, scale) in zip(blocks, self._fields, strict=True):
+            packed[:, places] = block if scale is None else block * scale
         return packed
 
     def split(self, packed: F64) -> list[F64]:
         """The micro problem's columns, [n, size] -> declared fields, float64 [n, components], views if possible."""
-        blocks, start = [], 0
-        for width in self.widths:
-            here = slice(start, start + width)
-            start = here.stop
-            mine = packed[:, _run(self.at[here])]
-            blocks.append(mine if self.whole else mine / self.factor[here])
-        return blocks
+        return [packed[:, places] if scale is None else packed[:, places] / scale for places, scale in self._fields]
+
+    @cached_property
+    def _fields(self) -> list[tuple[slice | I64, F64 | None]]:
+        """Of each declared field: its columns, as a slice where they follow each other, and its factors if not 1."""
+        ends = np.cumsum(self.widths)[:-1]
+        fields = zip(np.split(self.at, ends), np.split(self.factor, ends), strict=True)
+        return [(_run(places), None if (scale == 1.0).all() else scale) for places, scale in fields]
 
 
 def _run(places: I64) -> slice | I64:

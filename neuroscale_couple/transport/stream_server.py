@@ -48,6 +48,7 @@ from neuroscale_couple.transport.streams import (
 from neuroscale_couple.values import F64, Batch, Points, Reply
 
 ANSWER = struct.Struct("<qBI")
+PARTS = tuple(int(part) for part in Part)
 
 
 class StreamServer:
@@ -241,14 +242,12 @@ class StreamServer:
         wants = 0
         for call in calls:
             wants |= call.wants
-        arrays = [(0, block) for block in self._out.split(back(reply.outputs))]
-        for part, values in ((Part.TANGENT, reply.tangent), (Part.ERROR, reply.error)):
+        arrays: list[tuple[int, Rows]] = [(0, block) for block in self._out.split(back(reply.outputs))]
+        more: list[Rows] = [reply.tangent, reply.error, reply.source, reply.reason]
+        for part, values in zip(PARTS, more, strict=True):
             if wants & part:
                 rows = back(values)
                 arrays.append((part, tangent_of(rows, self._out, self._in) if part == Part.TANGENT else rows))
-        for part, who in ((Part.SOURCE, reply.source), (Part.REASON, reply.reason)):
-            if wants & part:
-                arrays.append((part, back(who)))
         start = 0
         for rank, (stream, call, count) in enumerate(zip(self._streams, calls, self._counts.tolist(), strict=True)):
             text = ANSWER.pack(self._ready.model_version, call.wants, reply.tangent.shape[2])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import functools
+import os
 import struct
 import warnings
 from pathlib import Path
@@ -28,6 +31,7 @@ from neuroscale_couple.transport.frames import (
     Reader,
     Ready,
 )
+from neuroscale_couple.transport.shared import PAGE, Offer, name_of_node
 from neuroscale_couple.transport.stream_server import StreamServer
 from neuroscale_couple.transport.streams import MemoryStream, receive_message, send_message
 from neuroscale_couple.values import FieldSpec, Layout, Points
@@ -49,7 +53,11 @@ VERSIONS = st.integers(-1, 2**62)
         ),
         st.builds(
             Exchange, NUMBERS, NUMBERS, st.integers(0, 2**31), st.integers(0, 15), st.booleans(),
-            st.dictionaries(TEXTS, NUMBERS, max_size=3),
+            st.dictionaries(TEXTS, NUMBERS, max_size=3), st.integers(-1, 1),
+        ),
+        st.builds(
+            Offer, st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), st.integers(0, 9),
+            st.binary(min_size=16, max_size=16), TEXTS, TEXTS,
         ),
         st.builds(Kept, st.booleans(), ARRAYS),
         st.builds(Ready, LAYOUTS, LAYOUTS, VERSIONS, VERSIONS, ARRAYS),
@@ -58,6 +66,15 @@ VERSIONS = st.integers(-1, 2**62)
 )  # fmt: skip
 def test_a_message_reads_as_it_was_written(message: Any) -> None:
     assert type(message).parse(Reader(message.packed())) == message
+
+
+@functools.cache
+def _memory() -> int:
+    """Memory that a client could share, all zero."""
+    file = os.memfd_create("test", os.MFD_ALLOW_SEALING)
+    os.ftruncate(file, 4 * PAGE)
+    fcntl.fcntl(file, 1033, 0x2)  # it cannot shrink
+    return file
 
 
 def talk() -> bytes:
@@ -69,6 +86,8 @@ def talk() -> bytes:
     send_message(stream, Kind.POINTS, Declared(specs, Echo.inputs, Echo.outputs).packed(), list(arrays.values()))
     values = np.arange(12.0)
     send_message(stream, Kind.EXCHANGE, Exchange(0.0, 0.1, 0, sum(Part), False, {"flux": 1.0}).packed(), [values])
+    send_message(stream, Kind.SEGMENT, Offer(4 * PAGE, os.getpid(), _memory(), bytes(16), name_of_node()).packed())
+    send_message(stream, Kind.EXCHANGE, Exchange(0.0, 0.1, 1, sum(Part), turn=1).packed())
     kept = np.arange(3.0)
     send_message(stream, Kind.COMMIT, Kept(True, (ArraySpec.of("time", kept),)).packed(), [kept])
     for kind in (Kind.NEXT_STEP, Kind.REPEAT, Kind.ROLLBACK, Kind.FINISH):
@@ -106,7 +125,7 @@ def test_a_sound_client_is_served() -> None:
         header, _ = receive_message(heard)
         heard.receive_into(memoryview(bytearray(header.data)))
         kinds.append(header.kind)
-    assert kinds == [Kind.READY, Kind.ANSWER, *[Kind.DONE] * 5]
+    assert kinds == [Kind.READY, Kind.ANSWER, Kind.SHARED, Kind.ANSWER, *[Kind.DONE] * 5]
 
 
 @st.composite

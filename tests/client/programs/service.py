@@ -31,6 +31,17 @@ class Remembering(Echo):
             return 2, {name.replace("|", "/"): arrays[name] for name in arrays}
 
 
+class Attentive(Echo):
+    """Looks at the batch that it answered once more when the window ends, as a loop that learns does."""
+
+    def evaluate(self, batch: Batch) -> Reply:
+        self.batch, self.first = batch, batch.inputs.copy()
+        return super().evaluate(batch)
+
+    def commit(self, macro_state: Any) -> None:
+        np.testing.assert_array_equal(self.batch.inputs, self.first)
+
+
 class Failing(Echo):
     """Cannot answer."""
 
@@ -75,6 +86,7 @@ class WithoutTangent(Echo):
 CHARACTERS: dict[str, Any] = {
     "echo": Echo,
     "remembering": Remembering,
+    "attentive": Attentive,
     "failing": Failing,
     "dying": Dying,
     "slow": Slow,
