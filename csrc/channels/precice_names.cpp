@@ -95,6 +95,14 @@ std::vector<Place> places_of(Reader& text) {
     return places;
 }
 
+/// Whether these places are in the data fields that are read.
+bool fits(const Names& names, const std::vector<Place>& places) {
+    return std::all_of(places.begin(), places.end(), [&](const Place& place) {
+        return !place.there() ||
+               (place.field < names.got.size() && place.component < names.got[place.field].components);
+    });
+}
+
 Names names_in(Reader text) {
     Names names{};
     for (std::string* value : {&names.participant, &names.service, &names.xml, &names.folder, &names.mesh, &names.ids})
@@ -121,7 +129,8 @@ Names names_in(Reader text) {
     names.no_tangent = text.text();
     const std::vector<Place> diagnostics = places_of(text);
     text.end();
-    if (diagnostics.size() != 3)
+    if (diagnostics.size() != 3 || !fits(names, names.outputs) || !fits(names, names.tangent) ||
+        !fits(names, diagnostics))
         throw Failure(NSC_ERROR_PROTOCOL, "channel precice: the program neuroscale-couple is of another version");
     names.source = diagnostics[0];
     names.error = diagnostics[1];
