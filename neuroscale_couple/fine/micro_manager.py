@@ -8,7 +8,7 @@ date by a replay of its recorded inputs; one that is ahead (the window is repeat
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -284,20 +284,23 @@ class MicroManager(FineSolver):
             self._output(np.flatnonzero(self.position == (len(self.journal) if self.remembers else 1)))
 
     def _output(self, rows: I64) -> None:
-        assert self.pool is not None
-        tasks = {w: Output(rows[at]) for w, at in self._dealt(rows).parts.items()}
         wrong: list[tuple[int, str]] = []
-        for worker, result in self.pool.run(tasks).items():
+        for asked, result in self._ask(Output, rows):
+            failed = {result.place: result.said} if isinstance(result, Lost) else result.failed
+            wrong += [(int(asked[place]), said) for place, said in failed.items()]
+        if wrong:
+            row, said = min(wrong)
+            raise FineSolverError(f"window {self.windows - 1}: point {self.points.ids[row]}: output: {said}")
+
+    def _ask(self, what: type[Output] | type[Keep], rows: I64) -> Iterator[tuple[I64, Done | Lost]]:
+        """Points by worker, and what has come back; a worker that was lost has forgotten its simulations."""
+        assert self.pool is not None
+        tasks = {w: what(rows[at]) for w, at in self._dealt(rows).parts.items()}
+        for worker, result in sorted(self.pool.run(tasks).items()):
             if isinstance(result, Lost):
                 self._forget(np.flatnonzero(self.home == worker))
                 self.deal = None
-                failed = {result.place: f"output: {result.said}"}
-            else:
-                failed = result.failed
-            wrong += [(int(tasks[worker].rows[place]), said) for place, said in failed.items()]
-        if wrong:
-            row, said = min(wrong)
-            raise FineSolverError(f"window {self.windows - 1}: point {self.points.ids[row]}: {said}")
+            yield tasks[worker].rows, result
 
     def next_step(self) -> None:
         """See `FineSolver.next_step`."""
@@ -337,17 +340,14 @@ class MicroManager(FineSolver):
             return
         here = len(self.journal)
         rows = np.flatnonzero((self.position == here) & (self.kept.at != here))
-        tasks = {w: Keep(rows[at]) for w, at in self._dealt(rows).parts.items()}
-        for worker, result in sorted(self.pool.run(tasks).items()):
+        for asked, result in self._ask(Keep, rows):
             if isinstance(result, Lost):
-                self._forget(np.flatnonzero(self.home == worker))
-                self.deal = None
                 continue
-            self.kept.put(tasks[worker].rows, here, result.states)
+            self.kept.put(asked, here, result.states)
             if result.failed and not self.warned:
                 place, said = min(result.failed.items())
-                point = self.points.ids[tasks[worker].rows[place]]
-                log.warning("micro simulation %d: %s; --resume will replay all its steps", point, said)
+                point = self.points.ids[asked[place]]
+                log.warning("micro simulation %d: get_state: %s; --resume will replay all its steps", point, said)
                 self.warned = True
 
     def set_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:

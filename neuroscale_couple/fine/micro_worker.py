@@ -142,8 +142,7 @@ class Worker:
     def output(self, rows: I64) -> Done:
         """Let simulations write their own results. rows: int64 [m] local points"""
         failed: dict[int, str] = {}
-        places = list(range(len(rows)))
-        self._each(places, failed, "output", lambda i, _: self._output(int(rows[i])))
+        self._each(range(len(rows)), failed, "", lambda i, _: self._output(int(rows[i])))
         return Done(failed)
 
     def keep(self, rows: I64) -> Done:
@@ -154,20 +153,23 @@ class Worker:
         def take(i: int, k: int) -> None:
             states[i] = pickle.dumps(self.sims[int(rows[i])].get_state(), pickle.HIGHEST_PROTOCOL)
 
-        self._each(range(len(rows)), failed, "its state cannot be kept", take)
+        self._each(range(len(rows)), failed, "", take)
         return Done(failed, tuple(states))
 
     def close(self) -> None:
         """Let simulations give back what they hold."""
-        for sim in self.sims.values():
-            if callable(destroy := getattr(sim, "destroy", None)):
-                destroy()
+        for row, sim in self.sims.items():
+            try:
+                if callable(destroy := getattr(sim, "destroy", None)):
+                    destroy()
+            except Exception as error:  # the run is over; the others' turn is to come
+                sys.stderr.write(f"neuroscale-couple: micro simulation in row {row}: destroy: {told(error)}\n")
         self.sims.clear()
 
     def _each(
         self, places: Sequence[int], failed: dict[int, str], what: str, action: Callable[[int, int], None]
     ) -> None:
-        """action(place, number) for each place that has not failed."""
+        """action(place, number) for each place that has not failed. what: is done, for messages of a job"""
         for k, place in enumerate(places):
             if place in failed:
                 continue
@@ -176,7 +178,7 @@ class Worker:
             try:
                 action(place, k)
             except Exception as error:
-                failed[place] = f"{what}: {told(error)}"
+                failed[place] = f"{what}: {told(error)}" if what else told(error)
 
     def _build(self, row: int, job: Job, k: int) -> None:
         sim = construct(self.kind, int(job.ids[k]))

@@ -308,6 +308,40 @@ def test_a_point_is_asked_once_in_a_call(make: Make, rows: list[int]) -> None:
         make().solve(np.array(rows), asked(0)[rows])
 
 
+@pytest.mark.parametrize(
+    "answer", ["collections.OrderedDict(b=[s], w=tuple(w))", "collections.UserDict(b=np.float32(s), w=w[:, None])"]
+)
+def test_answers_in_other_forms_are_taken(make: Make, answer: str) -> None:
+    text = f"""
+import collections
+import numpy as np
+class MicroSimulation:
+    def solve(self, data, dt):
+        s, w = 2.0, 3.0 * data["v"]
+        return {answer}
+"""
+    got = step(make(text, rollback=False), 0)
+    assert got.converged.all() and np.array_equal(
+        got.outputs, np.column_stack([np.full(N, 2.0), 3.0 * asked(0)[:, 1:]])
+    )
+
+
+def test_every_simulation_is_destroyed_at_the_end(make: Make, tmp_path: Path, capfd: Any) -> None:
+    text = (
+        RECORDING
+        + """
+    def destroy(self):
+        self.told("destroy")
+        raise OSError("gone already")
+"""
+    )
+    solver = make(text, rollback=False)
+    step(solver, 0)
+    solver.close()
+    assert [calls(tmp_path, 10 + i)[-1] for i in range(N)] == ["destroy"] * N
+    assert "destroy: OSError: gone already" in capfd.readouterr().err
+
+
 def test_no_points_need_no_workers(make: Make) -> None:
     solver = make(points=0)
     assert solver.pool is None

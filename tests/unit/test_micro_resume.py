@@ -154,7 +154,7 @@ def test_a_state_that_cannot_be_pickled_is_said_once(make: Make, caplog: pytest.
             solver.commit()
             solver.get_state()
     assert len(caplog.records) == 1
-    assert "micro simulation 10: its state cannot be kept: " in caplog.text
+    assert "micro simulation 10: get_state: " in caplog.text
     assert "--resume will replay all its steps" in caplog.text
 
 
