@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
@@ -79,7 +80,13 @@ def _small(value: Any) -> bool:
 def _chosen() -> Callable[..., None]:
     try:
         compiled: Callable[..., None] = import_module("neuroscale_couple.fine._calls").solve_each
-    except ImportError:
+    except ImportError as error:
+        warnings.warn(
+            f"the compiled loop over micro simulations is not there ({error}); a slower one in Python is used. "
+            "To build it: pip install -e .",
+            RuntimeWarning,
+            stacklevel=2,
+        )
         return solve_each_in_python
     return compiled
 

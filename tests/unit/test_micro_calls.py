@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import collections
 import importlib
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from neuroscale_couple.fine import micro_calls
+from neuroscale_couple.fine.board import Board, board_file
+from neuroscale_couple.fine.jobs import NONE, Job, Spec
 from neuroscale_couple.fine.micro_calls import solve_each_in_python
+from neuroscale_couple.fine.micro_worker import Worker
 
 compiled = importlib.import_module("neuroscale_couple.fine._calls").solve_each
 Solve = Callable[[dict[str, Any], float], Any]
@@ -172,3 +177,61 @@ def test_references_are_given_back() -> None:
         compiled([solve], one, one, asked, row, 1.0, answered, np.zeros((1, 1)), progress, [])
     after = sys.getrefcount(answer), sys.getrefcount(solve), sys.getrefcount(None)
     assert after[:2] == before[:2] and abs(after[2] - before[2]) < 100
+
+
+MICRO = """
+class MicroSimulation:
+    def __init__(self, sim_id):
+        self.sim_id, self.s = sim_id, 0.0
+    def solve(self, data, dt):
+        self.s = 0.5 * self.s + dt * data["a"]
+        if self.sim_id in (1, 3):
+            {what}
+        return {{"b": self.s, "w": data["v"] * self.s}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero ("),
+        ("return {'b': 1.0}", "solve() gave no 'w'"),
+        ("return {'b': 1.0, 'w': [0, float('nan')]}", "'w' is [0.0, nan], not finite"),
+        ("return {'b': [2.0], 'w': ['1', 2]}", ""),
+        ("return 7", "solve() gave int, expected a dict"),
+    ],
+)
+def test_workers_say_and_answer_the_same_with_both_loops(
+    tmp_path: Path, monkeypatch: Any, what: str, said: str
+) -> None:
+    module = f"micro_{tmp_path.name}"
+    (tmp_path / f"{module}.py").write_text(MICRO.format(what=what))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    spec = Spec(module, (str(tmp_path),), (("a", 0), ("v", 2)), (("b", 0), ("w", 2)), 5)
+    rows, first = np.array([4, 1, 3, 0]), np.zeros((4, 3))
+    results = []
+    for loop in (compiled, solve_each_in_python):
+        monkeypatch.setattr(micro_calls, "solve_each", loop)
+        with board_file(1, 5, 6) as file:
+            board = Board(file.fileno(), 1, 5, 3, 3)
+            board.inputs[:] = np.arange(15.0).reshape(5, 3) + 0.1
+            worker = Worker(spec, board, 0)
+            done = worker.run(Job(rows, 0.5, np.arange(4), rows, first, NONE, NONE))
+            good = np.setdiff1d(rows, rows[list(done.failed)])
+            results.append((done.failed, board.outputs[good].tolist()))
+    assert results[0] == results[1]
+    assert sorted(results[0][0]) == ([1, 2] if said else [])
+    assert all(text.startswith(said) for text in results[0][0].values())
+
+
+def test_without_the_extension_the_loop_in_python_is_taken_after_a_warning() -> None:
+    program = """
+import sys, warnings
+sys.modules["neuroscale_couple.fine._calls"] = None
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    from neuroscale_couple.fine import micro_calls
+print(micro_calls.solve_each is micro_calls.solve_each_in_python, caught[0].message)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout.startswith("True the compiled loop over micro simulations is not there")
