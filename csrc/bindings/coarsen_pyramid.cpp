@@ -55,6 +55,29 @@ static std::vector<ArrayView> views_of(const py::object& list, const char* name,
     return views;
 }
 
+// Volumes of all levels from the finest on, the same for all fields.
+static std::vector<ArrayView> volumes_of(const py::object& list, const ArrayView& field,
+                                         const std::vector<std::int64_t>& factors) {
+    std::vector<ArrayView> views;
+    if (list.is_none()) {
+        return views;
+    }
+    const auto items = py::reinterpret_borrow<py::list>(list);
+    if (items.size() != factors.size() + 1) {
+        throw py::value_error("volumes: got " + std::to_string(items.size()) + " levels, expected " +
+                              std::to_string(factors.size() + 1) + ", the finest among them");
+    }
+    std::vector<std::int64_t> shape(field.shape.begin() + 2, field.shape.end());
+    for (std::size_t level = 0; level < items.size(); ++level) {
+        views.push_back(view_of(items[level], "volumes[" + std::to_string(level) + "]", Access::read));
+        expect(views.back(), shape, field.dtype, field);
+        for (std::int64_t& side : shape) {
+            side /= level < factors.size() ? factors[level] : 1;
+        }
+    }
+    return views;
+}
+
 // The pointers of one output, nullptr where it is not wanted.
 template <typename T>
 struct Pointers {
@@ -66,24 +89,32 @@ struct Pointers {
     T* const* get() const { return wanted ? level_of : nullptr; }
 
     bool wanted;
-    T* level_of[kernels::max_pyramid_levels] = {};
+    T* level_of[kernels::max_pyramid_levels + 1] = {};
 };
 
 static void coarsen_pyramid(const py::object& field, const std::vector<std::int64_t>& factors, const py::list& mean,
-                            const py::object& variance, const py::object& total, bool reference,
-                            std::uintptr_t stream) {
+                            const py::object& variance, const py::object& total, const py::object& volumes,
+                            bool reference, std::uintptr_t stream) {
     const ArrayView fine = view_of(field, "field", Access::read);
     const PyramidShape shape = shape_of(fine, factors);
     const std::vector<ArrayView> means = views_of(mean, "mean", fine, factors);
     const std::vector<ArrayView> variances = views_of(variance, "variance", fine, factors);
     const std::vector<ArrayView> totals = views_of(total, "total", fine, factors);
+    const std::vector<ArrayView> sizes = volumes_of(volumes, fine, factors);
+    if (!sizes.empty() && totals.empty()) {
+        throw py::value_error("total: got none with volumes, expected arrays: the means are made from them");
+    }
     std::vector<const ArrayView*> written;
+    std::vector<const ArrayView*> read{&fine};
+    for (const ArrayView& view : sizes) {
+        read.push_back(&view);
+    }
     for (const std::vector<ArrayView>* views : {&means, &variances, &totals}) {
         for (const ArrayView& view : *views) {
             written.push_back(&view);
         }
     }
-    refuse_overlap(written, {&fine});
+    refuse_overlap(written, read);
     const Call call{"coarsen_pyramid", reference, stream};
     with_type(fine, [&](auto zero) {
         using T = decltype(zero);
@@ -91,11 +122,13 @@ static void coarsen_pyramid(const py::object& field, const std::vector<std::int6
         const Pointers<T> to_variance(variances);
         const Pointers<T> to_total(totals);
         const PyramidOutputs<T> outputs{to_mean.get(), to_variance.get(), to_total.get()};
+        const Pointers<const T> from_volumes(sizes);
+        const T* const* v = from_volumes.get();
         const T* source = data<const T>(fine);
         run(
-            call, fine, [&] { kernels::reference::coarsen_pyramid(source, outputs, shape); },
-            [&] { kernels::cpu::coarsen_pyramid(source, outputs, shape); },
-            NEUROSCALE_ON_CUDA(kernels::cuda::coarsen_pyramid(source, outputs, shape, call.queue())));
+            call, fine, [&] { kernels::reference::coarsen_pyramid(source, v, outputs, shape); },
+            [&] { kernels::cpu::coarsen_pyramid(source, v, outputs, shape); },
+            NEUROSCALE_ON_CUDA(kernels::cuda::coarsen_pyramid(source, v, outputs, shape, call.queue())));
     });
 }
 
@@ -109,7 +142,7 @@ static int cuda_devices() {
 
 void bind_coarsen_pyramid(py::module_& module) {
     module.def("coarsen_pyramid", &coarsen_pyramid, py::arg("field"), py::arg("factors"), py::arg("mean"),
-               py::arg("variance"), py::arg("total"), py::arg("reference"), py::arg("stream"));
+               py::arg("variance"), py::arg("total"), py::arg("volumes"), py::arg("reference"), py::arg("stream"));
     module.def("cuda_devices", &cuda_devices);
 }
 

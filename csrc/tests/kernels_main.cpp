@@ -52,9 +52,9 @@ void pyramid(std::int64_t fields) {
         }
         const k::PyramidOutputs<double> out{p, p + 2, p + 4};
         if (version == 0) {
-            k::cpu::coarsen_pyramid(fine.data(), out, shape);
+            k::cpu::coarsen_pyramid<double>(fine.data(), nullptr, out, shape);
         } else {
-            k::reference::coarsen_pyramid(fine.data(), out, shape);
+            k::reference::coarsen_pyramid<double>(fine.data(), nullptr, out, shape);
         }
     }
     for (std::size_t i = 0; i < 6; ++i) {

@@ -92,7 +92,7 @@ def call(name: str, array: Any, reference: bool, *arguments: Any) -> None:
         function(*_light(arguments, sys.modules["torch"].Tensor), reference, 0)
 
 
-def _light(arguments: Sequence[Any], tensor: type) -> Any:
+def _light(arguments: Sequence[Any], tensor: Any) -> Any:
     """Tensors of the CPU as NumPy arrays, also those in lists and tuples; everything else as it is."""
     light = [
         a.numpy() if isinstance(a, tensor) and a.is_cpu else _light(a, tensor) if isinstance(a, list | tuple) else a

@@ -72,28 +72,45 @@ def coarsen_pyramid(
 
 def coarsen_moments(
     field: Any, levels: int | Sequence[int], *, variance: bool = True, total: bool = True, backend: Backend = "auto",
-    out: Moments | None = None,
+    volumes: Any = None, out: Moments | None = None,
 ) -> Moments:  # fmt: skip
     """As `coarsen_pyramid`, with the variance within each cell and the conserved sum where they are asked for.
 
     v_s[i] = k_s^-d sum ( v_(s-1) + (c_(s-1) - c_s[i])^2 ), q_s[i] = sum q_(s-1); v_0 = 0, q_0 = field
+    with volumes V: q_0 = V field, V_s[i] = sum V_(s-1), c_s = q_s / V_s,
+    v_s[i] = 1/V_s[i] sum V_(s-1) ( v_(s-1) + (c_(s-1) - c_s[i])^2 )
 
     field, levels, backend: as for `coarsen_pyramid`, without `torch` and without autograd
+    volumes: of the finest cells where they are not all equal, [(z,) y, x] of the dtype and kind of `field`, positive;
+        the same for all points and components. The sum is then the integral of the field
     out: arrays to write into, for all that is asked for
     Raises: TypeError, ValueError.
     """
     factors, tensor = _check(field, levels, backend)
     chosen = _choose(field, tensor) if backend == "auto" else backend
+    sizes = None if volumes is None else _volumes(field, volumes, factors, backend)
     if chosen in ("torch", "operator"):
         if tensor and (field.requires_grad or field.device.type != "cpu"):
             raise ValueError("backend: the moments need the compiled kernel and a tensor that requires no grad")
-        moments = _numpy(field.numpy(), factors, variance, total)
+        sizes = None if sizes is None else [size.numpy() for size in sizes]
+        moments = _numpy(field.numpy(), factors, variance, total, sizes)
         torch = sys.modules["torch"]
         parts = [None if part is None else tuple(torch.from_numpy(p) for p in part) for part in moments]
         return _into(out, Moments(*parts), field)  # type: ignore[arg-type]
     if chosen == "numpy":
-        return _into(out, _numpy(field, factors, variance, total), field)
-    return _compiled(field, factors, variance, total, out, reference=chosen == "reference")
+        return _into(out, _numpy(field, factors, variance, total, sizes), field)
+    return _compiled(field, factors, variance, total, out, sizes, reference=chosen == "reference")
+
+
+def _volumes(field: Any, volumes: Any, factors: list[int], backend: Backend) -> list[Any]:
+    """The cells' volumes on all levels, the finest first. Raises: TypeError, ValueError."""
+    shape = tuple(field.shape[2:])
+    arrays.check_like(volumes, "volumes", shape, arrays.dtype_of(field), field)
+    if not bool(((volumes > 0.0) & (volumes < math.inf)).all()):
+        raise ValueError(f"volumes: got {float(volumes.min())} to {float(volumes.max())}, expected positive numbers")
+    sums = coarsen_moments(volumes.reshape(1, 1, *shape), factors, variance=False, backend=backend).total
+    assert sums is not None
+    return [volumes, *(level.reshape(level.shape[2:]) for level in sums)]
 
 
 def _directly(field: Any, levels: int | Sequence[int], backend: str, out: Sequence[Any]) -> bool:
@@ -102,7 +119,7 @@ def _directly(field: Any, levels: int | Sequence[int], backend: str, out: Sequen
         return False
     try:
         factors = [2] * levels if isinstance(levels, int) else list(levels)
-        arrays.call("coarsen_pyramid", field, False, field, factors, list(out), None, None)
+        arrays.call("coarsen_pyramid", field, False, field, factors, list(out), None, None, None)
     except (TypeError, ValueError, RuntimeError):
         return False
     return True
@@ -183,15 +200,18 @@ def _into(out: Moments | None, made: Moments, field: Any) -> Moments:
 
 
 def _compiled(
-    field: Any, factors: list[int], variance: bool, total: bool, out: Moments | None, *, reference: bool
-) -> Moments:
+    field: Any, factors: list[int], variance: bool, total: bool, out: Moments | None = None,
+    volumes: list[Any] | None = None, *, reference: bool,
+) -> Moments:  # fmt: skip
     if compiled() is None:
         raise ValueError("backend: got 'compiled', but the extension is not built; expected 'numpy' or 'torch'")
     if arrays.is_tensor(field) and field.requires_grad:
         raise ValueError("backend: got a tensor that requires grad, expected backend 'torch' or 'auto' for it")
     outputs = _outputs(out, shapes_of(tuple(field.shape), factors), (True, variance, total), field)
-    lists = (None if part is None else list(part) for part in outputs)
-    arrays.call("coarsen_pyramid", field, reference, field, factors, *lists)
+    lists = [None if part is None else list(part) for part in outputs]
+    if volumes is not None and not total:
+        lists[2] = [arrays.empty(tuple(m.shape), arrays.dtype_of(field), field) for m in outputs.mean]
+    arrays.call("coarsen_pyramid", field, reference, field, factors, *lists, volumes)
     return outputs
 
 
@@ -204,26 +224,27 @@ def shapes_of(shape: tuple[int, ...], factors: Sequence[int]) -> list[tuple[int,
     return shapes
 
 
-def _numpy(field: Any, factors: list[int], variance: bool, total: bool) -> Moments:
+def _numpy(field: Any, factors: list[int], variance: bool, total: bool, volumes: list[Any] | None = None) -> Moments:
     """The NumPy reference, in the order of additions of csrc/kernels/reference/coarsen_pyramid.cpp."""
     if not isinstance(field, np.ndarray):
         raise TypeError(f"field: got {type(field).__name__} for backend 'numpy', expected a NumPy array")
     means: list[Any] = []
     variances: list[Any] = []
     totals: list[Any] = []
-    mean, sum_of_all = field, field
-    for k in factors:
-        cells = field.dtype.type(k ** (field.ndim - 2))
-        coarse = _block_sum(mean, k) / cells
+    mean, sum_of_all = field, field if volumes is None else volumes[0] * field
+    for s, k in enumerate(factors):
+        size = field.dtype.type(k ** (field.ndim - 2)) if volumes is None else volumes[s + 1]
+        if total or volumes is not None:
+            sum_of_all = _block_sum(sum_of_all, k)
+            totals.append(sum_of_all)
+        coarse = (_block_sum(mean, k) if volumes is None else sum_of_all) / size
         if variance:
             about = coarse
             for axis in range(2, field.ndim):
                 about = about.repeat(k, axis=axis)
             square = (mean - about) ** 2
-            variances.append(_block_sum(variances[-1] + square if variances else square, k) / cells)
-        if total:
-            sum_of_all = _block_sum(sum_of_all, k)
-            totals.append(sum_of_all)
+            square = variances[-1] + square if variances else square
+            variances.append(_block_sum(square if volumes is None else volumes[s] * square, k) / size)
         mean = coarse
         means.append(mean)
     return Moments(tuple(means), tuple(variances) if variance else None, tuple(totals) if total else None)

@@ -244,7 +244,7 @@ class TestBinding:
 
     @staticmethod
     def compiled(field: Any, mean: list[Any], reference: bool = False) -> None:
-        module.compiled().coarsen_pyramid(field, [2] * len(mean), mean, None, None, reference, 0)
+        module.compiled().coarsen_pyramid(field, [2] * len(mean), mean, None, None, None, reference, 0)
 
     def refused(self, field: Any, mean: list[Any]) -> str:
         with pytest.raises((TypeError, ValueError)) as error:
@@ -274,7 +274,7 @@ class TestBinding:
         with pytest.raises(
             ValueError, match=r"^mean\[0\]: got memory that overlaps total\[0\], expected memory of its own"
         ):
-            module.compiled().coarsen_pyramid(FIELD, [2], [one], None, [one], False, 0)
+            module.compiled().coarsen_pyramid(FIELD, [2], [one], None, [one], None, False, 0)
 
     def test_unaligned_data_are_refused(self) -> None:
         odd = np.zeros(8 * 384 + 1, np.uint8)[1:].view(np.float64).reshape(2, 3, 8, 8)

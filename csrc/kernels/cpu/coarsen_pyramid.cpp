@@ -102,8 +102,17 @@ NEUROSCALE_INLINE void variance_row(const T* __restrict first, const T* __restri
     }
 }
 
+// What a call reads and writes, see the header.
+template <typename T>
+struct Work {
+    const T* fine;
+    const T* const* volumes;
+    PyramidOutputs<T> outputs;
+};
+
 // A level's sides. Its coarse rows are numbered through the batch; `source` is where the rows of one start.
 struct Level {
+    std::int64_t depth; // 1 in a plane
     std::int64_t height;
     std::int64_t width;
     std::int64_t k;
@@ -113,6 +122,7 @@ struct Level {
     NEUROSCALE_INLINE std::int64_t cells() const { return (volume ? k : 1) * k * k; }
     NEUROSCALE_INLINE std::int64_t coarse_rows() const { return volume ? height / k : 1; } // of a slice
     NEUROSCALE_INLINE std::int64_t coarse_width() const { return width / k; }
+    NEUROSCALE_INLINE std::int64_t field_rows() const { return (volume ? depth / k : 1) * (height / k); } // coarse
     NEUROSCALE_INLINE std::int64_t slice() const { return volume ? height * width : width; }
     NEUROSCALE_INLINE std::int64_t source(std::int64_t row) const {
         return volume ? (row / (height / k) * height * k + row % (height / k) * k) * width : row * k * width;
@@ -183,21 +193,61 @@ NEUROSCALE_INLINE void reduce_rows(const T* source, const Level& level, std::int
     reduce_narrow<K, 0>(source, level, first, last, cells, out);
 }
 
-// Coarse slices first ... last - 1 of level s + 1 from level s.
+// One coarse row with unequal volumes: sum, mean and, where it is wanted, variance.
+template <typename T>
+NEUROSCALE_INLINE void weighted_row(const Work<T>& work, std::int64_t s, const Level& level, std::int64_t row) {
+    T columns[tile];
+    const PyramidOutputs<T>& to = work.outputs;
+    const Rows rows = level.rows();
+    const std::int64_t n = level.coarse_width();
+    const std::int64_t local = row % level.field_rows();
+    for (std::int64_t start = 0; start < n; start += tile / level.k) {
+        const std::int64_t count = n - start < tile / level.k ? n - start : tile / level.k;
+        const std::int64_t at = level.source(row) + start * level.k;
+        const T* volume = work.volumes[s] + level.source(local) + start * level.k;
+        const T* size = work.volumes[s + 1] + local * n + start;
+        const T* finer = (s == 0 ? work.fine : to.total[s - 1]) + at;
+        const T* mean = (s == 0 ? work.fine : to.mean[s - 1]) + at;
+        const T* variance = s == 0 || to.variance == nullptr ? nullptr : to.variance[s - 1] + at;
+        T* total = to.total[s] + row * n + start;
+        T* coarse = to.mean[s] + row * n + start;
+        add_rows(rows, count * level.k, columns,
+                 [=](std::int64_t y, std::int64_t i) { return s == 0 ? volume[y + i] * finer[y + i] : finer[y + i]; });
+        add_columns<0>(columns, level.k, count, T(1), total);
+        for (std::int64_t i = 0; i < count; ++i) {
+            coarse[i] = total[i] / size[i];
+        }
+        if (to.variance == nullptr) {
+            continue;
+        }
+        add_rows(rows, count * level.k, columns, [=](std::int64_t y, std::int64_t i) {
+            const T d = mean[y + i] - coarse[i / level.k];
+            return volume[y + i] * (variance == nullptr ? d * d : variance[y + i] + d * d);
+        });
+        T* spread = to.variance[s] + row * n + start;
+        add_columns<0>(columns, level.k, count, T(1), spread);
+        for (std::int64_t i = 0; i < count; ++i) {
+            spread[i] /= size[i];
+        }
+    }
+}
+
+// Coarse slices first ... last - 1 of level s + 1 from level s, all volumes equal.
 template <int K, typename T>
-NEUROSCALE_INLINE void reduce_slices(const T* fine, const PyramidOutputs<T>& outputs, std::int64_t s,
-                                     const Level& level, std::int64_t first, std::int64_t last) {
+NEUROSCALE_INLINE void reduce_slices(const Work<T>& work, std::int64_t s, const Level& level, std::int64_t first,
+                                     std::int64_t last) {
+    const PyramidOutputs<T>& outputs = work.outputs;
     const std::int64_t from = first * level.coarse_rows();
     const std::int64_t to = last * level.coarse_rows();
     const T cells = static_cast<T>(level.cells());
     for (T* const* plain : {outputs.mean, outputs.total}) {
         if (plain != nullptr) {
             const T count = plain == outputs.mean ? cells : T(1);
-            reduce_rows<K>(s == 0 ? fine : plain[s - 1], level, from, to, count, plain[s]);
+            reduce_rows<K>(s == 0 ? work.fine : plain[s - 1], level, from, to, count, plain[s]);
         }
     }
     if (outputs.variance != nullptr) {
-        const T* mean = s == 0 ? fine : outputs.mean[s - 1];
+        const T* mean = s == 0 ? work.fine : outputs.mean[s - 1];
         const std::int64_t n = level.coarse_width();
         for (std::int64_t row = from; row < to; ++row) {
             const std::int64_t at = level.source(row);
@@ -209,56 +259,66 @@ NEUROSCALE_INLINE void reduce_slices(const T* fine, const PyramidOutputs<T>& out
 }
 
 template <typename T>
-NEUROSCALE_INLINE void reduce(const T* fine, const PyramidOutputs<T>& outputs, std::int64_t s, const Level& level,
-                              std::int64_t first, std::int64_t last) {
+NEUROSCALE_INLINE void reduce(const Work<T>& work, std::int64_t s, const Level& level, std::int64_t first,
+                              std::int64_t last) {
+    if (work.volumes != nullptr) {
+        for (std::int64_t row = first * level.coarse_rows(); row < last * level.coarse_rows(); ++row) {
+            weighted_row(work, s, level, row);
+        }
+        return;
+    }
     switch (level.k) {
     case 2:
-        return reduce_slices<2>(fine, outputs, s, level, first, last);
+        return reduce_slices<2>(work, s, level, first, last);
     case 3:
-        return reduce_slices<3>(fine, outputs, s, level, first, last);
+        return reduce_slices<3>(work, s, level, first, last);
     case 4:
-        return reduce_slices<4>(fine, outputs, s, level, first, last);
+        return reduce_slices<4>(work, s, level, first, last);
     default:
-        return reduce_slices<0>(fine, outputs, s, level, first, last);
+        return reduce_slices<0>(work, s, level, first, last);
     }
 }
 
 // Slices first ... last - 1 of level `from + 1` and all that they complete, up to level `to`; as many at a time as keep
 // their level in cache until the next has been made from it.
 template <typename T>
-NEUROSCALE_INLINE void cascade(const T* fine, const PyramidOutputs<T>& outputs, const Level* levels, std::int64_t from,
-                               std::int64_t to, std::int64_t first, std::int64_t last) {
+NEUROSCALE_INLINE void cascade(const Work<T>& work, const Level* levels, std::int64_t from, std::int64_t to,
+                               std::int64_t first, std::int64_t last) {
     const std::int64_t bytes = levels[from].k * levels[from].slice() * std::int64_t(sizeof(T));
     const std::int64_t group = bytes < group_bytes ? group_bytes / bytes : 1;
     for (std::int64_t i = first; i < last; i += group) {
         std::int64_t old = i;
         std::int64_t done = last - i < group ? last : i + group;
-        reduce(fine, outputs, from, levels[from], old, done);
+        reduce(work, from, levels[from], old, done);
         for (std::int64_t s = from + 1; s < to && old / levels[s].k < done / levels[s].k; ++s) {
             old /= levels[s].k;
             done /= levels[s].k;
-            reduce(fine, outputs, s, levels[s], old, done);
+            reduce(work, s, levels[s], old, done);
         }
     }
 }
 
-NEUROSCALE_CLONES static void run(const float* fine, const PyramidOutputs<float>& outputs, const Level* levels,
-                                  std::int64_t from, std::int64_t to, std::int64_t first, std::int64_t last) {
-    cascade(fine, outputs, levels, from, to, first, last);
+NEUROSCALE_CLONES static void run(const Work<float>& work, const Level* levels, std::int64_t from, std::int64_t to,
+                                  std::int64_t first, std::int64_t last) {
+    cascade(work, levels, from, to, first, last);
 }
 
-NEUROSCALE_CLONES static void run(const double* fine, const PyramidOutputs<double>& outputs, const Level* levels,
-                                  std::int64_t from, std::int64_t to, std::int64_t first, std::int64_t last) {
-    cascade(fine, outputs, levels, from, to, first, last);
+NEUROSCALE_CLONES static void run(const Work<double>& work, const Level* levels, std::int64_t from, std::int64_t to,
+                                  std::int64_t first, std::int64_t last) {
+    cascade(work, levels, from, to, first, last);
 }
 
 template <typename T>
-void coarsen_pyramid(const T* fine, const PyramidOutputs<T>& outputs, const PyramidShape& shape) noexcept {
+void coarsen_pyramid(const T* fine, const T* const* volumes, const PyramidOutputs<T>& outputs,
+                     const PyramidShape& shape) noexcept {
+    const Work<T> work{fine, volumes, outputs};
     Level levels[max_pyramid_levels];
+    std::int64_t depth = shape.depth;
     std::int64_t height = shape.height;
     std::int64_t width = shape.width;
     for (std::int64_t s = 0; s < shape.levels; ++s) {
-        levels[s] = Level{height, width, shape.factor[s], shape.volume};
+        levels[s] = Level{depth, height, width, shape.factor[s], shape.volume};
+        depth = shape.volume ? depth / shape.factor[s] : depth;
         height /= shape.factor[s];
         width /= shape.factor[s];
     }
@@ -276,13 +336,15 @@ void coarsen_pyramid(const T* fine, const PyramidOutputs<T>& outputs, const Pyra
         const std::int64_t blocks = slices / span;
 #pragma omp parallel for schedule(static) if (threads)
         for (std::int64_t part = 0; part < wanted; ++part) {
-            run(fine, outputs, levels, from, to, blocks * part / wanted * span, blocks * (part + 1) / wanted * span);
+            run(work, levels, from, to, blocks * part / wanted * span, blocks * (part + 1) / wanted * span);
         }
         slices /= span;
     }
 }
 
-template void coarsen_pyramid<float>(const float*, const PyramidOutputs<float>&, const PyramidShape&) noexcept;
-template void coarsen_pyramid<double>(const double*, const PyramidOutputs<double>&, const PyramidShape&) noexcept;
+template void coarsen_pyramid<float>(const float*, const float* const*, const PyramidOutputs<float>&,
+                                     const PyramidShape&) noexcept;
+template void coarsen_pyramid<double>(const double*, const double* const*, const PyramidOutputs<double>&,
+                                      const PyramidShape&) noexcept;
 
 } // namespace neuroscale::kernels::cpu

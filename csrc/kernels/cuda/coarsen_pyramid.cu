@@ -11,13 +11,17 @@ struct Step {
     const T* mean;
     const T* variance;
     const T* total;
+    const T* volume; // nullptr where all cells are equal; coarse_volume as well
+    const T* coarse_volume;
     T* coarse_mean;
     T* coarse_variance;
     T* coarse_total;
     std::int64_t height;
     std::int64_t width;
+    std::int64_t field; // cells of a field
     std::int64_t k;
     std::int64_t planes;
+    bool finest;
 };
 
 template <typename T, typename Value>
@@ -44,27 +48,38 @@ __global__ void coarsen(Step<T> step, std::int64_t cells) {
     for (std::int64_t i = first_item(); i < cells; i += item_step()) {
         const std::int64_t plane = i / width / height * step.planes;
         const std::int64_t at = (plane * step.height + i / width % height * step.k) * step.width + i % width * step.k;
-        const T mean = sum(step, [&](std::int64_t offset) { return step.mean[at + offset]; }) / count;
-        step.coarse_mean[i] = mean;
+        const bool equal = step.volume == nullptr;
+        const T* volume = equal ? nullptr : step.volume + at % step.field;
+        const T size = equal ? count : step.coarse_volume[i % (step.field / (step.planes * step.k * step.k))];
         if (step.coarse_total != nullptr) {
-            step.coarse_total[i] = sum(step, [&](std::int64_t offset) { return step.total[at + offset]; });
-        }
-        if (step.coarse_variance != nullptr) {
-            const T whole = sum(step, [&](std::int64_t offset) {
-                const T d = step.mean[at + offset] - mean;
-                return step.variance == nullptr ? d * d : step.variance[at + offset] + d * d;
+            const bool weighted = !equal && step.finest;
+            step.coarse_total[i] = sum(step, [&](std::int64_t offset) {
+                return weighted ? volume[offset] * step.total[at + offset] : step.total[at + offset];
             });
-            step.coarse_variance[i] = whole / count;
+        }
+        const T whole =
+            equal ? sum(step, [&](std::int64_t offset) { return step.mean[at + offset]; }) : step.coarse_total[i];
+        const T mean = whole / size;
+        step.coarse_mean[i] = mean;
+        if (step.coarse_variance != nullptr) {
+            const T squares = sum(step, [&](std::int64_t offset) {
+                const T d = step.mean[at + offset] - mean;
+                const T square = step.variance == nullptr ? d * d : step.variance[at + offset] + d * d;
+                return equal ? square : volume[offset] * square;
+            });
+            step.coarse_variance[i] = squares / size;
         }
     }
 }
 
 template <typename T>
-int coarsen_pyramid(const T* fine, const PyramidOutputs<T>& outputs, const PyramidShape& shape, void* stream) noexcept {
+int coarsen_pyramid(const T* fine, const T* const* volumes, const PyramidOutputs<T>& outputs, const PyramidShape& shape,
+                    void* stream) noexcept {
     Step<T> step{};
     step.mean = step.total = fine;
     step.height = shape.height;
     step.width = shape.width;
+    step.field = shape.depth * shape.height * shape.width;
     std::int64_t cells = shape.fields * shape.depth * shape.height * shape.width;
     for (std::int64_t s = 0; s < shape.levels; ++s) {
         step.k = shape.factor[s];
@@ -72,6 +87,9 @@ int coarsen_pyramid(const T* fine, const PyramidOutputs<T>& outputs, const Pyram
         step.coarse_mean = outputs.mean[s];
         step.coarse_variance = outputs.variance == nullptr ? nullptr : outputs.variance[s];
         step.coarse_total = outputs.total == nullptr ? nullptr : outputs.total[s];
+        step.volume = volumes == nullptr ? nullptr : volumes[s];
+        step.coarse_volume = volumes == nullptr ? nullptr : volumes[s + 1];
+        step.finest = s == 0;
         cells /= step.planes * step.k * step.k;
         if (const int error = launch(cells, stream, coarsen<T>, step, cells); error != 0) {
             return error;
@@ -79,14 +97,17 @@ int coarsen_pyramid(const T* fine, const PyramidOutputs<T>& outputs, const Pyram
         step.mean = step.coarse_mean;
         step.variance = step.coarse_variance;
         step.total = step.coarse_total;
+        step.field /= step.planes * step.k * step.k;
         step.height /= step.k;
         step.width /= step.k;
     }
     return 0;
 }
 
-template int coarsen_pyramid<float>(const float*, const PyramidOutputs<float>&, const PyramidShape&, void*) noexcept;
-template int coarsen_pyramid<double>(const double*, const PyramidOutputs<double>&, const PyramidShape&, void*) noexcept;
+template int coarsen_pyramid<float>(const float*, const float* const*, const PyramidOutputs<float>&,
+                                    const PyramidShape&, void*) noexcept;
+template int coarsen_pyramid<double>(const double*, const double* const*, const PyramidOutputs<double>&,
+                                     const PyramidShape&, void*) noexcept;
 
 int device_count() noexcept {
     int count = 0;

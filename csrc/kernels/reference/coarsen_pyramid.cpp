@@ -37,18 +37,31 @@ static T plain_sum(const Block<T>& block) {
     return sum(block, [&](std::int64_t at) { return block.corner[at]; });
 }
 
-// variance: of the finer level at the same corner, or nullptr at the finest
+// sum of volume times the value at the corner; volume: at the same corner
 template <typename T>
-static T variance_about(T mean, const Block<T>& block, const T* variance) {
-    const T whole = sum(block, [&](std::int64_t at) {
+static T weighted_sum(const Block<T>& block, const T* volume) {
+    return sum(block, [&](std::int64_t at) { return volume[at] * block.corner[at]; });
+}
+
+// sum of squares about the mean; variance: of the finer level at the same corner, or nullptr at the finest; volume: at
+// the same corner, or nullptr where all are equal
+template <typename T>
+static T squares_about(T mean, const Block<T>& block, const T* variance, const T* volume) {
+    return sum(block, [&](std::int64_t at) {
         const T d = block.corner[at] - mean;
-        return variance == nullptr ? d * d : variance[at] + d * d;
+        const T square = variance == nullptr ? d * d : variance[at] + d * d;
+        return volume == nullptr ? square : volume[at] * square;
     });
-    return whole / static_cast<T>(block.cells());
 }
 
 template <typename T>
-void coarsen_pyramid(const T* fine, const PyramidOutputs<T>& outputs, const PyramidShape& shape) noexcept {
+static const T* moved(const T* pointer, std::int64_t by) {
+    return pointer == nullptr ? nullptr : pointer + by;
+}
+
+template <typename T>
+void coarsen_pyramid(const T* fine, const T* const* volumes, const PyramidOutputs<T>& outputs,
+                     const PyramidShape& shape) noexcept {
     std::int64_t depth = shape.depth;
     std::int64_t height = shape.height;
     std::int64_t width = shape.width;
@@ -57,21 +70,25 @@ void coarsen_pyramid(const T* fine, const PyramidOutputs<T>& outputs, const Pyra
         const T* variance = s == 0 || outputs.variance == nullptr ? nullptr : outputs.variance[s - 1];
         const std::int64_t k = shape.factor[s];
         const std::int64_t planes = shape.volume ? k : 1;
+        const std::int64_t coarse = depth * height * width / (planes * k * k); // cells of a field
+        const T* volume = volumes == nullptr ? nullptr : volumes[s];
         std::int64_t out = 0;
         for (std::int64_t plane = 0; plane < shape.fields * depth; plane += planes) {
             for (std::int64_t y = 0; y < height; y += k) {
                 for (std::int64_t x = 0; x < width; x += k, ++out) {
                     const std::int64_t at = (plane * height + y) * width + x;
                     const Block<T> block{mean + at, planes, k, height * width, width};
-                    const T m = plain_sum(block) / static_cast<T>(block.cells());
-                    outputs.mean[s][out] = m;
-                    if (outputs.variance != nullptr) {
-                        outputs.variance[s][out] =
-                            variance_about(m, block, variance == nullptr ? nullptr : variance + at);
-                    }
+                    const T* here = moved(volume, at % (depth * height * width));
+                    const T size = volume == nullptr ? static_cast<T>(block.cells()) : volumes[s + 1][out % coarse];
                     if (outputs.total != nullptr) {
                         const T* finer = s == 0 ? fine : outputs.total[s - 1];
-                        outputs.total[s][out] = plain_sum(Block<T>{finer + at, planes, k, height * width, width});
+                        const Block<T> sums{finer + at, planes, k, height * width, width};
+                        outputs.total[s][out] = here != nullptr && s == 0 ? weighted_sum(sums, here) : plain_sum(sums);
+                    }
+                    const T m = (volume == nullptr ? plain_sum(block) : outputs.total[s][out]) / size;
+                    outputs.mean[s][out] = m;
+                    if (outputs.variance != nullptr) {
+                        outputs.variance[s][out] = squares_about(m, block, moved(variance, at), here) / size;
                     }
                 }
             }
@@ -82,7 +99,9 @@ void coarsen_pyramid(const T* fine, const PyramidOutputs<T>& outputs, const Pyra
     }
 }
 
-template void coarsen_pyramid<float>(const float*, const PyramidOutputs<float>&, const PyramidShape&) noexcept;
-template void coarsen_pyramid<double>(const double*, const PyramidOutputs<double>&, const PyramidShape&) noexcept;
+template void coarsen_pyramid<float>(const float*, const float* const*, const PyramidOutputs<float>&,
+                                     const PyramidShape&) noexcept;
+template void coarsen_pyramid<double>(const double*, const double* const*, const PyramidOutputs<double>&,
+                                      const PyramidShape&) noexcept;
 
 } // namespace neuroscale::kernels::reference

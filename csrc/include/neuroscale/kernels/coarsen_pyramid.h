@@ -8,11 +8,18 @@
 //     sum         q_s[i] = sum_B q_(s-1)                                  conserved: its total is the same on all
 //     levels
 //
-// The cells of a level have equal volumes (unequal ones: coarsen_cells.h).
+// The cells of a level have equal volumes, unless `volumes` V says otherwise; then, with q_0 = V_0 fine,
+//
+//     volume      V_s[i] = sum_B V_(s-1)                                            given by the caller
+//     sum         q_s[i] = sum_B q_(s-1)                                            the integral of `fine` over cell i
+//     mean        m_s[i] = q_s[i] / V_s[i]
+//     variance    v_s[i] = 1/V_s[i] sum_B V_(s-1) ( v_(s-1) + (m_(s-1) - m_s[i])^2 )
 //
 //     fine      T [fields, height, width] or T [fields, depth, height, width], row-major, contiguous; any unit
 //     outputs   one pointer per level: T [fields, (depth,) height, width] of that level; the unit of `fine`, the
 //               variance its square. `variance` and `total` are nullptr where they are not wanted.
+//     volumes   nullptr, or one pointer per level from the finest on: T [(depth,) height, width], the same for all
+//               fields; positive. `total` is needed then.
 //
 // T is float or double. Points and components are both "fields": each is coarsened by itself, so a value that is not
 // finite stays in its own field and block. Order of additions: down the rows of all planes of a block first, then
@@ -68,19 +75,22 @@ constexpr bool divisible(const PyramidShape& shape) {
 
 namespace reference {
 template <typename T>
-void coarsen_pyramid(const T* fine, const PyramidOutputs<T>& outputs, const PyramidShape& shape) noexcept;
+void coarsen_pyramid(const T* fine, const T* const* volumes, const PyramidOutputs<T>& outputs,
+                     const PyramidShape& shape) noexcept;
 }
 
 namespace cpu {
 template <typename T>
-void coarsen_pyramid(const T* fine, const PyramidOutputs<T>& outputs, const PyramidShape& shape) noexcept;
+void coarsen_pyramid(const T* fine, const T* const* volumes, const PyramidOutputs<T>& outputs,
+                     const PyramidShape& shape) noexcept;
 }
 
 namespace cuda {
-// Queues the work on `stream` (a cudaStream_t); fine and all outputs are device memory, the lists of pointers are host
-// memory. Returns a cudaError_t, 0 for success.
+// Queues the work on `stream` (a cudaStream_t); fine, volumes and all outputs are device memory, the lists of pointers
+// are host memory. Returns a cudaError_t, 0 for success.
 template <typename T>
-int coarsen_pyramid(const T* fine, const PyramidOutputs<T>& outputs, const PyramidShape& shape, void* stream) noexcept;
+int coarsen_pyramid(const T* fine, const T* const* volumes, const PyramidOutputs<T>& outputs, const PyramidShape& shape,
+                    void* stream) noexcept;
 
 // Number of devices that can be used; 0 without a driver.
 int device_count() noexcept;
