@@ -9,6 +9,7 @@
 namespace neuroscale::kernels::cpu {
 
 constexpr std::int64_t width = 16;
+constexpr std::int64_t ahead = 64; // entries whose values are fetched before they are needed: a map may have no order
 
 template <typename T>
 struct Cells {
@@ -18,6 +19,12 @@ struct Cells {
     const T* from;
     T* to;
     std::int64_t components;
+    std::int64_t entries;
+
+    // The fine values of an entry further on; the last entry stands for those beyond it.
+    NEUROSCALE_INLINE std::int64_t soon(std::int64_t j) const {
+        return map.cells[j + ahead < entries ? j + ahead : entries - 1] * components;
+    }
 };
 
 // Entries j ... j + entries - 1, each to a partial sum of its own.
@@ -26,6 +33,7 @@ NEUROSCALE_INLINE void add_entries(const Cells<T>& a, std::int64_t j, std::int64
                                    std::int64_t count, double (&lane)[cell_lanes][room]) {
     for (std::int64_t e = 0; e < entries; ++e) {
         const double weight = a.weights == nullptr ? 1.0 : static_cast<double>(a.weights[j + e]);
+        __builtin_prefetch(a.from + a.soon(j + e) + k);
         const T* value = a.from + a.map.cells[j + e] * a.components + k;
         for (std::int64_t i = 0; i < (N > 0 ? N : count); ++i) {
             lane[e][i] += weight * static_cast<double>(value[i]);
@@ -144,10 +152,9 @@ NEUROSCALE_CLONES static void refine_part(const Cells<double>& a, std::int64_t f
 // part(first, last) for ranges of segments with about equal numbers of entries (an empty segment counts as one).
 template <typename T, typename Part>
 static void deal(const Cells<T>& a, Part part) {
-    const std::int64_t entries = a.map.offsets[a.map.coarse];
-    const bool threads = (entries + a.map.coarse) * a.components * std::int64_t(sizeof(T)) >= worth_threads;
+    const bool threads = (a.entries + a.map.coarse) * a.components * std::int64_t(sizeof(T)) >= worth_threads;
     const std::int64_t parts = threads ? 4 * max_threads() : 1;
-    const std::int64_t load = entries + a.map.coarse;
+    const std::int64_t load = a.entries + a.map.coarse;
     const auto start_of = [&](std::int64_t p) {
         std::int64_t low = 0;
         std::int64_t high = a.map.coarse;
@@ -170,14 +177,14 @@ static void deal(const Cells<T>& a, Part part) {
 template <typename T>
 void coarsen_cells(const CellMap& map, const T* weights, const T* scale, const T* fine, std::int64_t components,
                    T* coarse) noexcept {
-    deal(Cells<T>{map, weights, scale, fine, coarse, components},
+    deal(Cells<T>{map, weights, scale, fine, coarse, components, map.offsets[map.coarse]},
          [](const Cells<T>& a, std::int64_t first, std::int64_t last) { coarsen_part(a, first, last); });
 }
 
 template <typename T>
 void refine_cells(const CellMap& map, const T* weights, const T* scale, const T* coarse, std::int64_t components,
                   T* fine) noexcept {
-    deal(Cells<T>{map, weights, scale, coarse, fine, components},
+    deal(Cells<T>{map, weights, scale, coarse, fine, components, map.offsets[map.coarse]},
          [](const Cells<T>& a, std::int64_t first, std::int64_t last) { refine_part(a, first, last); });
 }
 
