@@ -3,11 +3,12 @@ r"""Micro problems of which nothing is known but what goes in and what comes out
 There are no fields, no residual, no bounds and no tangent. What a simulation remembers is hidden in it. What made it
 remember is known exactly: its inputs. A surrogate is asked with
 
-    question = (x, x - h_1, ..., x - h_4),   h_k' = (x - h_k) / tau_k
+    question = (x, x - h_1, ..., x - h_4, m),   h_k' = (x - h_k) / tau_k,   m = 1/t int_0^t x
 
-the inputs x and how they differ from what they were lately, h_k, with memories tau_k of `MEMORIES` time steps. Last
-answers are no part of the question: a surrogate that is asked with its own answers lets errors pile up, which audits
-see too late. Where nothing is remembered (`history=False`) the question is the inputs.
+the inputs x, how they differ from what they were lately, h_k, with memories tau_k of `MEMORIES` time steps, and their
+mean since the start: what a simulation has gathered (a dissolved amount, a damage) fades in no memory. Last answers are
+no part of the question: a surrogate that is asked with its own answers lets errors pile up, which audits see too late.
+Where nothing is remembered (`history=False`) the question is the inputs.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ MEMORIES = (1.5, 4.0, 12.0, 40.0)
 """Lengths of the memories of inputs, in time steps (of the first step's size)."""
 CHANGE = "change of "
 """How the names of fields begin that the question has beside the inputs."""
+MEAN = "mean of "
+"""How the names of the fields begin that hold the means since the start."""
 LOWEST_FLOOR = 1e-12
 """Floor of a field of which nothing is known yet."""
 
@@ -88,14 +91,16 @@ class OpaqueProblem(MicroProblem):
             for steps in MEMORIES
             for f in self.inputs.fields
         ]
-        return Layout((*self.inputs.fields, *changes))
+        means = [FieldSpec(f"{MEAN}{f.name}", f.components, f.unit) for f in self.inputs.fields]
+        return Layout((*self.inputs.fields, *changes, *means))
 
     @property
     def signature(self) -> dict[str, Any]:
         """See `MicroProblem.signature`."""
         sides = {"inputs": self.inputs, "outputs": self.outputs}
         fields = {side: [[f.name, list(f.components), f.unit] for f in at.fields] for side, at in sides.items()}
-        return {"name": self.name, "opaque": True, "history": self.remembers, **fields}
+        question = {"question": list(self.question.columns)} if self.remembers else {}
+        return {"name": self.name, "opaque": True, "history": self.remembers, **fields, **question}
 
     def output_floor(self) -> float:
         """Smallest of the fields' floors; `relative_error` uses each field's own."""

@@ -62,7 +62,8 @@ def test_the_question_has_the_inputs_and_how_they_have_changed_lately() -> None:
     question = problem().question
     assert question.columns[:2] == ("strain.x", "strain.y")
     assert question.columns[2:4] == ("change of strain in 1.5 steps.x", "change of strain in 1.5 steps.y")
-    assert question.size == 2 * (1 + len(MEMORIES))
+    assert question.columns[-2:] == ("mean of strain.x", "mean of strain.y")
+    assert question.size == 2 * (2 + len(MEMORIES))
     assert problem(history=False).question.columns == ("strain.x", "strain.y")
 
 
@@ -95,17 +96,18 @@ def test_the_error_is_that_of_the_worst_field() -> None:
 def test_memories_fade_with_their_lengths_and_go_back() -> None:
     memory = Memory(problem(), N)
     one = np.ones((N, 2))
-    np.testing.assert_array_equal(memory.question(batch(one)), np.hstack([one, np.zeros((N, 8))]))
+    np.testing.assert_array_equal(memory.question(batch(one)), np.hstack([one, np.zeros((N, 8)), one]))
     memory.step(batch(one))
     memory.commit()
     expected = [2.0 - (1.0 + (1.0 - np.exp(-1.0 / tau))) for tau in MEMORIES]  # the input has jumped from 1 to 2
     first = memory.question(batch(2.0 * one))
-    np.testing.assert_allclose(first[0, 2::2], expected)
+    np.testing.assert_allclose(first[0, 2::2], [*expected, 1.5])
     half = memory.question(batch(2.0 * one, dt=0.25))  # half a step fades less
-    assert (half[0, 2:] > first[0, 2:]).all()
+    assert (half[0, 2:-2] > first[0, 2:-2]).all()
+    np.testing.assert_allclose(half[0, -2:], (1.0 * 0.5 + 2.0 * 0.25) / 0.75)
     memory.step(batch(2.0 * one))
     memory.step(batch(2.0 * one))
-    assert (memory.question(batch(2.0 * one))[0, 2:] < first[0, 2:]).all()
+    assert (memory.question(batch(2.0 * one))[0, 2:-2] < first[0, 2:-2]).all()
     memory.rewind()
     np.testing.assert_array_equal(memory.question(batch(2.0 * one)), first)
     other = Memory(problem(), N)
@@ -147,5 +149,7 @@ def test_the_loop_answers_without_a_tangent(stages: tuple[str, ...]) -> None:
     assert answer.tangent.shape == (N, 3, 0)
     np.testing.assert_array_equal(answer.outputs[:, 2], inputs.sum(axis=1))
     loop.commit()
-    np.testing.assert_array_equal(loop.memory.question(batch(inputs, window=1))[:, 2:], np.zeros((N, 8)))
+    np.testing.assert_array_equal(
+        loop.memory.question(batch(inputs, window=1))[:, 2:], np.hstack([np.zeros((N, 8)), inputs])
+    )
     assert fine.solves == N

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.opaque import DT, Replayed, all_fine, floors, make_problem, plate
 from neuroscale_couple.checkpoint import Checkpoint
@@ -16,9 +17,11 @@ from neuroscale_couple.fine import share_answers
 from neuroscale_couple.gate import make_gate
 from neuroscale_couple.learning import make_learner
 from neuroscale_couple.loop import Loop, Parts
+from neuroscale_couple.memory import Memory
 from neuroscale_couple.physics.opaque import OpaqueProblem
 from neuroscale_couple.reasons import Reason, Source
 from neuroscale_couple.surrogate import load
+from neuroscale_couple.training.opaque import Block, fit
 from neuroscale_couple.values import F64, Batch, FieldSpec, FineAnswer, Reply
 
 WINDOWS, TOLERANCE = 16, 0.05
@@ -214,3 +217,27 @@ def test_the_slope_at_a_given_past_is_learned_from_the_first_iteration(tmp_path:
     exact = exact - run.grains.solve(follow, GIVEN[6][follow] + 0.5 * shift).outputs
     assert len(follow) > N // 2
     assert np.median(np.abs(slope - exact)[:, 0] / np.abs(exact[:, 0])) < 0.3
+
+
+def test_what_was_gathered_since_the_start_is_known_after_many_windows(tmp_path: Path) -> None:
+    """Two points of the same recent past and different amounts: no fading memory tells them apart."""
+    x, y = WHERE.coordinates.T
+    names = ("concentration", "porosity")
+    fields = [FieldSpec(name, ("",), "1") for name in names]
+    problem = OpaqueProblem(fields[:1], fields[1:])
+    memory, radius = Memory(problem, N), np.full(N, 0.38)
+    for w in range(60):
+        t = 0.1 * (w + 1)
+        front = 0.5 * np.exp(-((x + 0.2 * y - 0.25 * t) ** 2) / 0.05)
+        now = Batch(w, 0, t, 0.1, (0.6 - front + 0.15 * np.sin(2.0 * t + 3.0 * y) * x)[:, None])
+        question = memory.question(now)
+        memory.step(now)
+        memory.commit()
+        radius = radius + 0.005 * (now.inputs[:, 0] - 0.5) / radius
+    outputs = (1.0 - np.pi * radius**2)[:, None]
+    leaders, others = np.arange(0, N, 4), np.flatnonzero(np.arange(N) % 4)
+    kriging = fit(problem, [Block(question, outputs)], tmp_path / "model.pt", np.zeros((0, 2)))
+    given = kriging.condition(torch.from_numpy(question[leaders]), torch.from_numpy(outputs[leaders]))
+    answer, _ = kriging.answer(torch.from_numpy(question[others]), given)
+    error = problem.relative_error(answer.detach().numpy(), outputs[others])
+    assert np.quantile(error, 0.95) < 4e-3  # without the mean: 2e-2
