@@ -1,5 +1,6 @@
 // Channel `mpi`: the solver's ranks spawn the service and talk to it through an intercommunicator. The solver must run
 // under mpirun, also when it has one rank only: then a service that dies takes the job with it instead of hanging it.
+// Channel `mpmd`: the same with a service that was started as another program of the solver's job.
 #include "../client/channel.h"
 #include "../client/failure.h"
 
@@ -9,6 +10,7 @@
 #include <cstring>
 #include <limits>
 #include <mpi.h>
+#include <set>
 #include <thread>
 
 namespace neuroscale::client {
@@ -50,7 +52,7 @@ private:
     Deadline start_ = std::chrono::steady_clock::now();
 };
 
-MPI_Comm duplicate_of(const Options& options) {
+void check_running() {
     int started = 0;
     int ended = 0;
     MPI_Initialized(&started);
@@ -58,6 +60,74 @@ MPI_Comm duplicate_of(const Options& options) {
     if (started == 0 || ended != 0)
         throw Failure(NSC_ERROR_CHANNEL, "channel mpi: MPI is not running in this solver: start it by mpirun, with its "
                                          "option for parallel runs, or use channel socket");
+}
+
+/// The world of a job of two programs, divided by what each process says it is, as in transport/roles.py.
+struct World {
+    MPI_Comm local = MPI_COMM_NULL;
+    int service = -1; // rank of the first service in the world
+    int services = 0;
+};
+
+World divided_world(Deadline end) {
+    constexpr std::size_t length = 64;
+    using Role = std::array<char, length>;
+    const Role mine{"macro"};
+    const Role theirs{"service"};
+    int rank = 0;
+    int ranks = 1;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &ranks);
+    std::vector<Role> roles(static_cast<std::size_t>(ranks));
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Iallgather(mine.data(), length, MPI_CHAR, roles.data(), length, MPI_CHAR, MPI_COMM_WORLD, &request),
+          "asking who is who");
+    IdleWait wait(end);
+    for (int done = 0;;) {
+        check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "asking who is who");
+        if (done != 0)
+            break;
+        wait();
+    }
+    World world;
+    std::set<Role> kinds(roles.begin(), roles.end());
+    for (std::size_t i = 0; i < roles.size(); ++i) {
+        if (roles[i] != theirs)
+            continue;
+        world.service = world.services == 0 ? static_cast<int>(i) : world.service;
+        ++world.services;
+    }
+    const int colour = static_cast<int>(std::distance(kinds.begin(), kinds.find(mine)));
+    check(MPI_Comm_split(MPI_COMM_WORLD, colour, rank, &world.local), "dividing the world");
+    return world;
+}
+
+/// Divided once in a process; both sides must take part.
+const World& world() {
+    static const World divided = divided_world(after(Options().start_timeout));
+    return divided;
+}
+
+/// The service that was started beside the solver. own: communicator of the solver's ranks
+MPI_Comm join(MPI_Comm own) {
+    const World& divided = world();
+    if (divided.services != 1)
+        throw Failure(NSC_ERROR_CHANNEL, "channel mpmd: this MPI job has " + std::to_string(divided.services) +
+                                             " services where one is needed: start both sides together: mpirun -n N "
+                                             "solver : -n 1 neuroscale-couple serve CASE.yaml --client");
+    MPI_Comm service = MPI_COMM_NULL;
+    check(MPI_Intercomm_create(own, 0, MPI_COMM_WORLD, divided.service, 77, &service), "joining the service");
+    return service;
+}
+
+MPI_Comm duplicate_of(const Options& options) {
+    check_running();
+    if (options.mpmd) {
+        MPI_Comm own = MPI_COMM_NULL;
+        check(MPI_Comm_dup(world().local, &own), "duplicating the communicator");
+        MPI_Comm_set_errhandler(own, MPI_ERRORS_RETURN);
+        return own;
+    }
     const MPI_Comm given = options.has_mpi_comm ? MPI_Comm_f2c(options.mpi_comm) : MPI_COMM_WORLD;
     MPI_Comm own = MPI_COMM_NULL;
     check(MPI_Comm_dup(given, &own), "duplicating the communicator");
@@ -106,7 +176,7 @@ public:
                                                   std::to_string(rank) + " of " + std::to_string(ranks));
         }
         try {
-            service_ = spawn(own_, options);
+            service_ = options.mpmd ? join(own_) : spawn(own_, options);
         } catch (...) {
             MPI_Comm_free(&own_);
             throw;
@@ -203,4 +273,9 @@ private:
 extern "C" __attribute__((visibility("default"))) neuroscale::client::Channel*
 nsc_open_channel_1(const neuroscale::client::Options& options) {
     return new neuroscale::client::MpiChannel(options);
+}
+
+extern "C" __attribute__((visibility("default"))) int nsc_split_world_1() {
+    neuroscale::client::check_running();
+    return MPI_Comm_c2f(neuroscale::client::world().local);
 }

@@ -1,5 +1,5 @@
 // A solver with MPI for the tests: heat conduction at six points, dealt to its ranks; rank 0 prints all answers.
-// Usage: client_mpi_driver CONFIGURATION [nan | leave]
+// Usage: client_mpi_driver CONFIGURATION [nan | leave | - [CHANNEL]]
 #include <neuroscale/client.hpp>
 
 #include <cmath>
@@ -8,11 +8,19 @@
 
 namespace {
 
-void run(const char* configuration, const std::string& character) {
+void run(const char* configuration, const std::string& character, const std::string& channel) {
     int rank = 0;
     int ranks = 1;
     MPI_Comm mine = MPI_COMM_NULL;
-    MPI_Comm_dup(MPI_COMM_WORLD, &mine);
+    if (channel == "mpmd") {
+        int solver = 0;
+        std::array<char, 256> why{};
+        if (const nsc_status status = nsc_split_world(&solver, why.data(), why.size()))
+            throw neuroscale::ClientError(status, why.data());
+        MPI_Comm_dup(MPI_Comm_f2c(solver), &mine);
+    } else {
+        MPI_Comm_dup(MPI_COMM_WORLD, &mine);
+    }
     MPI_Comm_rank(mine, &rank);
     MPI_Comm_size(mine, &ranks);
     nsc_options options = nsc_default_options();
@@ -20,7 +28,7 @@ void run(const char* configuration, const std::string& character) {
     options.ranks = ranks;
     options.mpi_comm = MPI_Comm_c2f(mine);
     options.has_mpi_comm = 1;
-    neuroscale::Session s(configuration, "mpi", options);
+    neuroscale::Session s(configuration, channel, options);
     constexpr std::size_t all = 6;
     std::vector<std::int64_t> ids;
     std::vector<double> gradient, temperature;
@@ -62,7 +70,7 @@ void run(const char* configuration, const std::string& character) {
 int main(int argc, char** argv) {
     MPI_Init(&argc, &argv);
     try {
-        run(argv[1], argc > 2 ? argv[2] : "");
+        run(argv[1], argc > 2 ? argv[2] : "", argc > 3 ? argv[3] : "mpi");
     } catch (const neuroscale::ClientError& error) {
         std::printf("%d %s\n", error.status(), error.what());
         std::fflush(stdout);

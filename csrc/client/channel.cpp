@@ -21,8 +21,10 @@ std::string folder_of_this_library() {
     return slash == std::string::npos ? "" : path.substr(0, slash + 1);
 }
 
-std::unique_ptr<Channel> open_from_library(const std::string& name, const Options& options) {
-    const std::string file = "libneuroscale_client_" + name + ".so";
+/// What a channel's library exports under a name.
+template <typename Function>
+Function function_of(const std::string& channel, const char* name) {
+    const std::string file = "libneuroscale_client_" + channel + ".so";
     // Global: Python's own modules look for the interpreter, and MPI's plug-ins for MPI, in what the process exports.
     constexpr int how = RTLD_NOW | RTLD_GLOBAL | RTLD_NODELETE;
     void* library = dlopen((folder_of_this_library() + file).c_str(), how);
@@ -30,16 +32,20 @@ std::unique_ptr<Channel> open_from_library(const std::string& name, const Option
         library = dlopen(file.c_str(), how);
     if (library == nullptr) {
         const char* why = dlerror();
-        throw Failure(NSC_ERROR_CHANNEL, "channel '" + name + "' needs the library " + file +
+        throw Failure(NSC_ERROR_CHANNEL, "channel '" + channel + "' needs the library " + file +
                                              ", which does not load (" + (why != nullptr ? why : "no reason given") +
                                              "): build it beside libneuroscale_client.so, or use channel socket");
     }
-    ChannelFactory factory = nullptr;
-    void* symbol = dlsym(library, channel_factory_name);
-    std::memcpy(&factory, &symbol, sizeof factory);
-    if (factory == nullptr)
+    Function function = nullptr;
+    void* symbol = dlsym(library, name);
+    std::memcpy(&function, &symbol, sizeof function);
+    if (function == nullptr)
         throw Failure(NSC_ERROR_CHANNEL, file + " is of another version than libneuroscale_client.so: build both anew");
-    return std::unique_ptr<Channel>(factory(options));
+    return function;
+}
+
+std::unique_ptr<Channel> open_from_library(const std::string& name, const Options& options) {
+    return std::unique_ptr<Channel>(function_of<ChannelFactory>(name, channel_factory_name)(options));
 }
 
 } // namespace
@@ -113,7 +119,16 @@ std::unique_ptr<Channel> open_channel(const std::string& name, const Options& op
         return open_socket_channel(options);
     if (name == "mpi" || name == "embedded" || name == "precice")
         return open_from_library(name, options);
-    throw Failure(NSC_ERROR_CHANNEL, "unknown channel '" + name + "'; there are: socket, mpi, embedded, precice");
+    if (name == "mpmd") {
+        Options beside = options;
+        beside.mpmd = true;
+        return open_from_library("mpi", beside);
+    }
+    throw Failure(NSC_ERROR_CHANNEL, "unknown channel '" + name + "'; there are: socket, mpi, mpmd, embedded, precice");
+}
+
+int split_world() {
+    return function_of<WorldSplitter>("mpi", world_splitter_name)();
 }
 
 } // namespace neuroscale::client

@@ -85,6 +85,7 @@ struct Options {
     double timeout = 3600.0;
     int mpi_comm = 0;
     bool has_mpi_comm = false;
+    bool mpmd = false; // mpi: the service is another program of the same job
 };
 
 /// Throws Failure for an unknown channel, or a service that cannot be reached.
@@ -95,5 +96,11 @@ std::unique_ptr<Channel> open_socket_channel(const Options& options);
 /// What a library of another channel exports, found by open_channel with dlopen.
 using ChannelFactory = Channel* (*)(const Options& options);
 inline constexpr const char* channel_factory_name = "nsc_open_channel_1";
+
+/// Divide MPI_COMM_WORLD by role, in the library of channel mpi. Throws Failure.
+/// Returns MPI_Comm_c2f of the communicator of the solver's ranks.
+using WorldSplitter = int (*)();
+inline constexpr const char* world_splitter_name = "nsc_split_world_1";
+int split_world();
 
 } // namespace neuroscale::client

@@ -60,6 +60,23 @@ nsc_status guarded(Action&& action, Tell&& tell) noexcept {
     }
 }
 
+/// Puts a text where the caller wants it, cut to its room; none at first.
+class Told {
+public:
+    Told(char* place, std::size_t room) : place_(place), room_(place == nullptr ? 0 : room) { (*this)(""); }
+    void operator()(const char* text) const {
+        if (room_ == 0)
+            return;
+        const std::size_t length = std::min(std::strlen(text), room_ - 1);
+        std::memcpy(place_, text, length);
+        place_[length] = '\0';
+    }
+
+private:
+    char* place_;
+    std::size_t room_;
+};
+
 template <typename Action>
 nsc_status on(nsc_session* session, Action&& action) noexcept {
     if (session == nullptr)
@@ -154,15 +171,7 @@ nsc_options nsc_default_options(void) {
 
 nsc_status nsc_open(const char* configuration, const char* channel, const nsc_options* options, nsc_session** session,
                     char* why, size_t why_size) {
-    if (why != nullptr && why_size > 0)
-        why[0] = '\0';
-    const auto tell = [&](const char* text) {
-        if (why == nullptr || why_size == 0)
-            return;
-        const std::size_t length = std::min(std::strlen(text), why_size - 1);
-        std::memcpy(why, text, length);
-        why[length] = '\0';
-    };
+    const Told told(why, why_size);
     return guarded(
         [&] {
             if (session == nullptr)
@@ -177,7 +186,18 @@ nsc_status nsc_open(const char* configuration, const char* channel, const nsc_op
             opened->session->greet();
             *session = opened.release();
         },
-        tell);
+        told);
+}
+
+nsc_status nsc_split_world(int* comm, char* why, size_t why_size) {
+    const Told told(why, why_size);
+    return guarded(
+        [&] {
+            if (comm == nullptr)
+                throw Failure(NSC_ERROR_ARGUMENT, "nsc_split_world: the place of the communicator is NULL");
+            *comm = neuroscale::client::split_world();
+        },
+        told);
 }
 
 nsc_status nsc_connect(nsc_session* session) {

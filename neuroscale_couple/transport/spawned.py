@@ -8,27 +8,25 @@ import time
 from typing import Any
 
 from neuroscale_couple.errors import TransportError
-from neuroscale_couple.parallel import print_error
+from neuroscale_couple.parallel import check_world, launched_size, print_error, size
 from neuroscale_couple.transport.frames import Hello, Kind
+from neuroscale_couple.transport.roles import split_world
 from neuroscale_couple.transport.socket_server import GRACE, Prepare, prepare_for
 from neuroscale_couple.transport.stream_server import StreamServer
 from neuroscale_couple.transport.streams import MpiStream, expect
 
 
 def serve_parent(prepare: Prepare) -> None:
-    """Serve the ranks that spawned this process until they finish.
+    """Serve the ranks that spawned this process, or were started beside it in one MPI job, until they finish.
 
     Anything that goes wrong is told to the solver and ends the job.
-    Raises: TransportError if nobody spawned it
+    Raises: TransportError if there are none, or several services
     """
     from mpi4py import MPI
 
     parent = MPI.Comm.Get_parent()
     if parent == MPI.COMM_NULL:
-        raise TransportError(
-            "serve --client is started by a solver (channel mpi of the client), but no MPI job spawned this process; "
-            "one that did belongs to another MPI than mpi4py's"
-        )
+        parent = _beside()
     try:
         _serve(parent, prepare)
     except Exception as error:
@@ -39,6 +37,20 @@ def serve_parent(prepare: Prepare) -> None:
         last_resort.start()
         MPI.COMM_WORLD.Abort(1)
     parent.Disconnect()
+
+
+def _beside() -> Any:
+    """The solver's ranks of the same MPI job (channel `mpmd` of the client). Raises: TransportError."""
+    check_world()
+    if launched_size() == 1:
+        raise TransportError(
+            "serve --client is started by a solver (channel mpi of the client), or beside it in one job (mpmd), "
+            "but no MPI job spawned this process; one that did belongs to another MPI than mpi4py's"
+        )
+    split = split_world("service")
+    if size(split.local) != 1:
+        raise TransportError(f"serve --client serves alone, but {size(split.local)} were started: give it -n 1")
+    return split.intercomm("macro")
 
 
 def _serve(parent: Any, prepare: Prepare) -> None:

@@ -193,7 +193,7 @@ def test_a_service_that_cannot_start_is_named(programs: Programs, tmp_path: Path
     ("arguments", "sentence"),
     [
         (("/nowhere.yaml", "socket", "/tmp/x"), "the configuration /nowhere.yaml: No such file or directory"),
-        (("/", "pigeon", "/tmp/x"), "unknown channel 'pigeon'; there are: socket, mpi, embedded, precice"),
+        (("/", "pigeon", "/tmp/x"), "unknown channel 'pigeon'; there are: socket, mpi, mpmd, embedded, precice"),
         (("/", "socket", "/tmp/" + "x" * 200), "the path of the socket is longer than 107 bytes"),
         (("/", "socket", "/tmp/x", 2, 2), "there is no rank 2 of 2"),
         (("/", "socket", "/tmp/x", 0, 1, "nan"), "a time-out is negative or not a number"),

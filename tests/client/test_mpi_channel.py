@@ -34,10 +34,15 @@ def job(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> tuple[s
     return launcher, environment() | abi | surroundings(tmp_path_factory.mktemp("job"))
 
 
-def launch(job: tuple[str, dict[str, str]], ranks: int, *arguments: object) -> tuple[int | None, str]:
-    """Exit status and output of a job of the MPI driver; None if it hung."""
+def launch(
+    job: tuple[str, dict[str, str]], ranks: int, *arguments: object, services: int = 0
+) -> tuple[int | None, str]:
+    """Exit status and output of a job of the MPI driver; None if it hung. services: started beside it"""
     launcher, variables = job
     command = [launcher, "-n", str(ranks), str(FOLDER / "client_mpi_driver"), *map(str, arguments)]
+    if services:
+        service = [variables["NEUROSCALE_COUPLE"], "serve", str(arguments[0]), "--client"]
+        command += [":", "-n", str(services), *service]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables)
     try:
         return process.wait(100), process.communicate()[0]
@@ -65,6 +70,29 @@ def test_a_spawned_service_answers_all_ranks_bit_for_bit(
     code, said = launch(job, ranks, write_case(tmp_path))
     assert code == 0, said
     np.testing.assert_array_equal(flux_of(said), expected(tmp_path, monkeypatch))
+
+
+def test_a_service_beside_the_solver_answers_all_ranks_bit_for_bit(
+    job: tuple[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, said = launch(job, 2, write_case(tmp_path), "-", "mpmd", services=1)
+    assert code == 0, said
+    np.testing.assert_array_equal(flux_of(said), expected(tmp_path, monkeypatch))
+
+
+def test_a_refusal_reaches_all_programs_of_the_job(job: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    code, said = launch(job, 2, write_case(tmp_path), "nan", "mpmd", services=1)
+    assert code not in (0, None), said
+    assert "2 the macro solver sent gradient.x = nan at point id 5 (rank 1, window 0, iteration 0" in said
+
+
+def test_a_job_needs_one_service(job: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    code, said = launch(job, 1, write_case(tmp_path), "-", "mpmd")
+    assert code not in (0, None), said
+    assert "3 channel mpmd: this MPI job has 0 services where one is needed: start both sides together" in said
+    code, said = launch(job, 1, write_case(tmp_path), "-", "mpmd", services=2)
+    assert code not in (0, None), said
+    assert "serve --client serves alone, but 2 were started: give it -n 1" in said or "has 2 services" in said
 
 
 def test_a_refusal_reaches_the_ranks_and_the_job_ends(job: tuple[str, dict[str, str]], tmp_path: Path) -> None:

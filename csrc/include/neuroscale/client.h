@@ -95,11 +95,19 @@ typedef struct nsc_answer {
 NSC_API nsc_options nsc_default_options(void);
 
 /* Make a session and reach, or start, the service.
- * configuration: path of the neuroscale.yaml; channel: "socket", "mpi", "embedded" or "precice"; options: or NULL
+ * configuration: path of the neuroscale.yaml; channel: "socket", "mpi", "mpmd", "embedded" or
+ * "precice"; options: or NULL
  * session: out, NULL after an error; why: out, text of an error, why_size bytes at most with its end; or NULL
  * Over several ranks rank 0 starts the service and the others join it. Collective: mpi yes, else no */
 NSC_API nsc_status nsc_open(const char* configuration, const char* channel, const nsc_options* options,
                             nsc_session** session, char* why, size_t why_size);
+
+/* For channel "mpmd", where the service is a program of the solver's own MPI job:
+ *     mpirun -n N solver : -n 1 neuroscale-couple serve CASE.yaml --client
+ * Divide MPI_COMM_WORLD into solver and service, before either uses it for anything else; MPI must be running.
+ * comm: out, MPI_Comm_c2f of the communicator of the solver's ranks, which stays the library's; why: as in nsc_open
+ * Collective: yes, over MPI_COMM_WORLD */
+NSC_API nsc_status nsc_split_world(int* comm, char* why, size_t why_size);
 
 /* Send points and fields; the service builds itself and checks that the fields are those of its micro problem.
  * Returns within `start_timeout` plus the time the service takes to load its model. Collective: yes */
