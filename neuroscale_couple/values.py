@@ -123,7 +123,8 @@ class Batch:
     """What the macro solver asks: one input row per point of this rank, every iteration.
 
     inputs: float64 [n, n_in], packed by the micro problem's input layout
-    totals: output column name -> the sum over all points of volume * output that the answer must have
+    totals: output column name -> the sum over all points of volume * output that the answer must have;
+        `COLUMN@GROUP` -> the sum over the points of a group (`correction.groups`)
     blank: the macro solver has sent nothing yet; the inputs stand in for it, so they are answered, but neither
         audited nor learned from
     """

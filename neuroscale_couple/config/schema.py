@@ -124,6 +124,17 @@ class Conserve(Section):
     """One balance over all points: sum of volume * output is restored to the macro solver's total."""
 
     output: str = Field(description="output column, e.g. stress.xx")
+    lower: float | None = Field(None, description="a restored answer goes no lower, in the unit of the output")
+    upper: float | None = Field(None, description="a restored answer goes no higher, in the unit of the output")
+
+
+class Group(Section):
+    """Points that have balances of their own: the total of `OUTPUT@NAME` is over them alone."""
+
+    name: str = Field(pattern=r"^[\w-]+$", description="name of the group, e.g. left, for totals of stress.xx@left")
+    box: tuple[tuple[float, float], ...] = Field(
+        description="range of each coordinate, m, e.g. [[0, 0.5], [0, 1]]; a point belongs to the first box that has it"
+    )
 
 
 class Correction(Section):
@@ -133,6 +144,7 @@ class Correction(Section):
         True, description="restore symmetry, definiteness and Voigt/Reuss bounds of surrogate tangents"
     )
     conserve: tuple[Conserve, ...] = Field((), description="balances; totals are passed by the macro solver")
+    groups: tuple[Group, ...] = Field((), description="groups of points with balances of their own")
 
 
 class Training(Section):

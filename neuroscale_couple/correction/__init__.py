@@ -24,7 +24,7 @@ def make_corrections(settings: schema.Correction, problem: MicroProblem, comm: A
     if settings.conserve:
         from neuroscale_couple.correction.conserve import Conserve
 
-        made.append(Conserve(settings.conserve, problem, comm))
+        made.append(Conserve(settings.conserve, problem, comm, settings.groups))
     return tuple(made)
 
 

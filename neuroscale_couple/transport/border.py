@@ -55,7 +55,7 @@ def check_time(t: float, dt: float, totals: Mapping[str, float], outputs: Layout
     for name, value in {"t": t, "dt": dt, **totals}.items():
         if not math.isfinite(value):
             raise InputError(f"the macro solver sent {name} = {value}: it must be a finite number")
-    if totals and (unknown := sorted(set(totals) - set(outputs.columns))):
+    if totals and (unknown := sorted({name.partition("@")[0] for name in totals} - set(outputs.columns))):
         raise InputError(f"unknown total {unknown[0]!r}; the outputs are {list(outputs.columns)}")
 
 

@@ -11,6 +11,7 @@ import pytest
 from neuroscale_couple.transport.replay import Script
 from tests.mpi.launch import launch, run_serial
 
+CASE = Path(__file__).parents[2] / "cases" / "01_fe2_plate" / "neuroscale.yaml"
 CONFIG = """
 neuroscale:
   problem: {name: composite, grid: 8}
@@ -85,3 +86,18 @@ def test_the_configuration_records_and_replays(deployment: str, tmp_path: Path) 
     for one, two in zip(first.calls, second.calls, strict=True):
         assert (one.t, one.dt, sorted(one.inputs)) == (two.t, two.dt, sorted(two.inputs))
         assert all(np.array_equal(one.inputs[name], two.inputs[name]) for name in one.inputs)
+
+
+@pytest.mark.parametrize("deployment", ["spmd 2", "mpmd 2+1"])
+def test_answers_of_a_model_are_given_the_totals_of_a_group_and_of_all(deployment: str, tmp_path: Path) -> None:
+    """The model of case 01 with refused points among its answers; points 0 ... 19 of 40, of volume 1, are `left`."""
+    got = answers(
+        tmp_path, deployment, config=str(CASE), totals={"stress.xx": 100.0, "stress.xx@left": 20.0},
+        overrides={
+            "learning.mode": "off", "gate.audit": 0.0, "correction.conserve": [{"output": "stress.xx"}],
+            "correction.groups": [{"name": "left", "box": [[0.0, 1.95], [0.0, 9.0]]}],
+        },
+    )  # fmt: skip
+    size = np.abs(got[:, :, 0]).sum(axis=0)
+    assert (np.abs(got[:20, :, 0].sum(axis=0) - 20.0) <= 1e-13 * size).all()
+    assert (np.abs(got[:, :, 0].sum(axis=0) - 100.0) <= 1e-13 * size).all()

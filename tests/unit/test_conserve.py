@@ -143,7 +143,7 @@ def test_when_all_answers_are_exact_the_defect_is_reported_once_and_nothing_chan
     assert correction.defect["stress.xx"] == pytest.approx(7.0 / (answers.size()[0] + abs(total)))
     assert [r.message for r in caplog.records] == [
         f"window 4, iteration 0: the balance of 'stress.xx' misses its total {total:g} by 7 and cannot be restored, "
-        "because every answer counts as exact; check the total and the volumes"
+        "because every answer counts as exact or is at a bound; check the total, the volumes and the bounds"
     ]
 
 
@@ -206,6 +206,80 @@ def test_the_balance_runs_over_all_ranks() -> None:
     for thread in threads:
         thread.join(20)
     np.testing.assert_allclose(np.vstack([results[0], results[1]]), expected, rtol=1e-13)
+
+
+LEFT = schema.Group(name="left", box=((0.0, 0.5), (0.0, 1.0)))
+SHORE = schema.Group(name="shore", box=((0.4, 1.0), (0.0, 0.2)))
+
+
+def grouped(answers: Answers, totals: dict[str, float], *balances: schema.Conserve) -> tuple[F64, Conserve]:
+    """With two overlapping groups; the first that has a point takes it."""
+    answers.points = Points(
+        np.arange(answers.n), np.random.default_rng(3).uniform(size=(answers.n, 2)), answers.volumes
+    )
+    made = Conserve(balances, PROBLEM, None, (LEFT, SHORE))
+    made.attach(answers.points)
+    outputs = answers.outputs.copy()
+    batch = Batch(4, 2, 0.0, 1.0, np.zeros((answers.n, 3)), totals)
+    made.apply(batch, outputs, np.zeros((answers.n, 3, 3)), answers.error, answers.source)
+    return outputs, made
+
+
+def test_groups_and_the_whole_have_their_own_totals() -> None:
+    answers = Answers()
+    totals = {"stress.xx@left": 30.0, "stress.xx@shore": -4.0, "stress.xx": 100.0, "stress.xy@left": 7.0}
+    outputs, correction = grouped(
+        answers, totals, schema.Conserve(output="stress.xx"), schema.Conserve(output="stress.xy")
+    )
+    at = answers.points.coordinates
+    left = at[:, 0] <= 0.5
+    shore = ~left & (at[:, 1] <= 0.2)
+    size = answers.size()
+    weighted = answers.volumes[:, None] * outputs
+    assert abs(weighted[left, 0].sum() - 30.0) <= 1e-13 * size[0]
+    assert abs(weighted[shore, 0].sum() + 4.0) <= 1e-13 * size[0]
+    assert abs(weighted[:, 0].sum() - 100.0) <= 1e-13 * size[0]
+    assert abs(weighted[left, 2].sum() - 7.0) <= 1e-13 * size[2]
+    np.testing.assert_array_equal(outputs[~left, 2], answers.outputs[~left, 2])
+    assert set(correction.defect) == set(totals)
+    assert max(correction.defect.values()) <= 1e-14
+
+
+def test_a_total_of_a_group_alone_leaves_all_other_points_as_they_are() -> None:
+    answers = Answers()
+    outputs, _ = grouped(answers, {"stress.xx@shore": 11.0}, schema.Conserve(output="stress.xx"))
+    at = answers.points.coordinates
+    shore = (at[:, 0] > 0.5) & (at[:, 1] <= 0.2)
+    np.testing.assert_array_equal(outputs[~shore], answers.outputs[~shore])
+    assert (answers.volumes[shore] @ outputs[shore, 0]) == pytest.approx(11.0, abs=1e-10)
+
+
+def test_restored_answers_keep_their_bounds(caplog: pytest.LogCaptureFixture) -> None:
+    answers = Answers()
+    total = answers.sums(np.clip(answers.outputs, -150.0, 150.0))[0] + 200.0
+    bounded = schema.Conserve(output="stress.xx", lower=-150.0, upper=150.0)
+    outputs, _ = grouped(answers, {"stress.xx": total}, bounded)
+    free = answers.source != Source.FINE
+    assert outputs[free, 0].min() >= -150.0 and outputs[free, 0].max() <= 150.0
+    np.testing.assert_array_equal(outputs[~free], answers.outputs[~free])
+    assert answers.sums(outputs)[0] == pytest.approx(total, abs=1e-12 * answers.size()[0])
+    with caplog.at_level(logging.WARNING):
+        outputs, _ = grouped(answers, {"stress.xx": 1e9}, bounded)
+    assert (outputs[free, 0] == 150.0).all()
+    assert "counts as exact or is at a bound; check the total, the volumes and the bounds" in caplog.text
+
+
+def test_wrong_groups_and_bounds_are_refused() -> None:
+    answers = Answers()
+    with pytest.raises(ConfigError, match=r"unknown group in the total 'stress\.xx@right'; .* has \['left', 'shore'\]"):
+        grouped(answers, {"stress.xx@right": 1.0}, schema.Conserve(output="stress.xx"))
+    with pytest.raises(ConfigError, match=r"bounds of 'stress\.xx' are 2 and 1; lower must be below upper"):
+        grouped(answers, {}, schema.Conserve(output="stress.xx", lower=2.0, upper=1.0))
+    with pytest.raises(ConfigError, match=r"correction\.groups: a name is there twice in \['left', 'left'\]"):
+        Conserve((), PROBLEM, None, (LEFT, LEFT))
+    flat = Conserve((), PROBLEM, None, (schema.Group(name="low", box=((0.0, 1.0),)),))
+    with pytest.raises(ConfigError, match=r"correction\.groups\[0\]\.box: got 1 ranges, expected 2"):
+        flat.attach(answers.points)
 
 
 def test_an_unknown_output_is_refused() -> None:

@@ -44,11 +44,15 @@ def whole() -> dict[str, Any]:
 
 
 def corrected(mine: dict[str, Any], points: Points, comm: Any) -> Any:
-    settings = schema.Correction(admissible=False, conserve=(schema.Conserve(output="stress.xx"),))
+    settings = schema.Correction(
+        admissible=False,
+        conserve=(schema.Conserve(output="stress.xx", lower=-120.0, upper=120.0),),
+        groups=(schema.Group(name="low", box=((0.0, 100.0), (0.0, 1.0))),),
+    )
     (conserve,) = make_corrections(settings, PROBLEM, comm)
     conserve.attach(points)
     outputs = mine["outputs"].copy()
-    batch = Batch(0, 0, 0.0, 1.0, mine["inputs"], {"stress.xx": 100.0})
+    batch = Batch(0, 0, 0.0, 1.0, mine["inputs"], {"stress.xx": 100.0, "stress.xx@low": 40.0})
     conserve.apply(batch, outputs, np.zeros((len(outputs), 3, 3)), mine["error"], mine["source"])
     return outputs
 
@@ -100,7 +104,9 @@ def main() -> None:
     with parallel.abort_on_error():
         mine = {name: array[comm.rank :: comm.size] for name, array in whole().items()}
         mine["folder"] = str(folder)
-        points = Points(mine["ids"], np.zeros((len(mine["ids"]), 2)), mine["volumes"], {"phase": mine["phase"]})
+        points = Points(
+            mine["ids"], np.column_stack([mine["ids"], 0.0 * mine["ids"]]), mine["volumes"], {"phase": mine["phase"]}
+        )
         np.savez(
             folder / f"rank_{comm.rank}.npz", ids=points.ids, outputs=corrected(mine, points, comm),
             version=trained(mine, points, comm, folder), kept=kept(points, comm, folder), **audited(mine, points, comm),
