@@ -200,7 +200,15 @@ public:
 protected:
     void write(const std::vector<Out>& blocks, Deadline end) override {
         std::vector<MPI_Request> requests;
-        for (const Out& block : blocks) {
+        head_.clear(); // header and text as one message
+        for (std::size_t i = 0; i < 2 && i < blocks.size(); ++i) {
+            const auto* first = static_cast<const unsigned char*>(blocks[i].data);
+            head_.insert(head_.end(), first, first + blocks[i].bytes);
+        }
+        std::vector<Out> parts{{head_.data(), head_.size()}};
+        for (std::size_t i = 2; i < blocks.size(); ++i)
+            parts.push_back(blocks[i]);
+        for (const Out& block : parts) {
             const char* data = static_cast<const char*>(block.data);
             for (std::size_t at = 0; at < block.bytes; at += largest_message) {
                 const int count = static_cast<int>(std::min(largest_message, block.bytes - at));
@@ -262,6 +270,7 @@ private:
 
     MPI_Comm own_;
     MPI_Comm service_ = MPI_COMM_NULL;
+    std::vector<unsigned char> head_;
     std::vector<unsigned char> rest_;
     std::size_t used_ = 0;
 };

@@ -172,25 +172,27 @@ class SocketStream(Stream):
 
 
 class MpiStream(Stream):
-    """One rank of the other side of an intercommunicator; every block is a message of its own."""
+    """One rank of the other side of an intercommunicator; header and text are one message, every array is its own."""
 
     def __init__(self, intercomm: Any, peer: int, who: str) -> None:
         self._comm, self._peer, self.who = intercomm, peer, who
         self._patience = PATIENCE
+        self._text = memoryview(b"")  # what came with a header
 
     def receive_into(self, view: memoryview) -> None:
         """See `Stream.receive_into`; only what begins a message is waited for idly: the rest is on its way."""
-        if len(view) == HEADER.size:
-            self._wait_for_begin()
+        if len(self._text):
+            count = min(len(view), len(self._text))
+            view[:count], self._text, view = self._text[:count], self._text[count:], view[count:]
+        elif len(view) == HEADER.size:
+            view = view[self._receive_head(view) :]
         for piece in _pieces(view):
             self._comm.Recv(np.frombuffer(piece, dtype=np.uint8), source=self._peer, tag=0)
 
     def send(self, blocks: Sequence[memoryview]) -> None:
         """See `Stream.send`."""
-        first, rest = blocks[0], blocks[1:]
-        parts = [first[: HEADER.size], first[HEADER.size :], *rest]  # as the other side receives them
         end = time.monotonic() + self._patience
-        for piece in (piece for part in parts if len(part) for piece in _pieces(part)):
+        for piece in (piece for block in blocks for piece in _pieces(block)):
             request = self._comm.Isend(np.frombuffer(piece, dtype=np.uint8), dest=self._peer, tag=0)
             while not request.Test():
                 if time.monotonic() > end:  # it may be gone: MPI would wait for ever
@@ -200,6 +202,19 @@ class MpiStream(Stream):
     def hurry(self) -> None:
         """See `Stream.hurry`."""
         self._patience = LAST_WORDS
+
+    def _receive_head(self, view: memoryview) -> int:
+        """Receive a header with its text; the bytes of it that came."""
+        from mpi4py import MPI
+
+        self._wait_for_begin()
+        status = MPI.Status()
+        self._comm.Probe(source=self._peer, tag=0, status=status)
+        came = np.empty(status.Get_count(MPI.BYTE), dtype=np.uint8)
+        self._comm.Recv(came, source=self._peer, tag=0)
+        count = min(len(view), len(came))
+        view[:count], self._text = came.data[:count], came.data[count:]
+        return count
 
     def _wait_for_begin(self) -> None:
         """Give way to others for a moment, then wait idly: most answers come soon, and a sleep costs more than they."""
