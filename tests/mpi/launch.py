@@ -17,6 +17,9 @@ from typing import Any
 
 PROGRAMS = Path(__file__).parent / "programs"
 ROOT = Path(__file__).parents[2]
+IMPROPER = "exiting improperly"
+"""What Open MPI 4's mpirun may say of a process that did finalise, where its end is noticed before its farewell: about
+once in a thousand runs, also of a program that does nothing else. Source: https://github.com/open-mpi/ompi/issues/7833"""
 SEEN = "from mpi4py import MPI; print('ranks seen:', MPI.COMM_WORLD.size)"
 
 
@@ -74,7 +77,10 @@ def launch(*programs: tuple[int, str, Any], timeout: float = 60.0) -> Job:
     for ranks, name, argument in programs:
         colon = [":"] if len(command) > 1 else []
         command += [*colon, "-n", str(ranks), sys.executable, str(PROGRAMS / name), json.dumps(argument)]
-    return _run(command, timeout)
+    job = _run(command, timeout)
+    if job.code and IMPROPER in job.output and "neuroscale-couple:" not in job.output:
+        job = _run(command, timeout)  # a program that really leaves that way does so again
+    return job
 
 
 def run_serial(name: str, argument: Any, timeout: float = 60.0) -> Job:
