@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from neuroscale_couple import parallel
 from neuroscale_couple.calibration import accepted_up_to, clean_pairs
 from neuroscale_couple.config import schema
 from neuroscale_couple.learning.promote import GAIN, NOISE, SMALL, Metrics
@@ -38,9 +39,37 @@ CAP = 3000
 """Samples that one fit uses at most."""
 SEEN = 300
 """Latest pairs (score, error) of points that did not lead, met in the run, that calibrate."""
+MOSTLY = 0.5
+"""Share of the points solved in a window above which the last fit did not pay."""
+RARE = 4
+"""Windows between two fits from which on it is said that learning pauses."""
 KEPT = 4
 """Artifacts kept of a run, beside the first."""
 RUNG = Source.SURROGATE_COARSE.name.lower()
+
+
+class Pace:
+    """When to fit again: as soon as there is something new while it pays, else after 2, 4, 8 ... windows.
+
+    A fit pays if at most the share `MOSTLY` of the points is solved afterwards; one window in which that is so ends a
+    pause. While nearly all points are solved, the number of fits grows with the logarithm of the windows alone.
+    gap: windows after the last fit in which there is none; wait: how many of them are left
+    """
+
+    def __init__(self) -> None:
+        self.gap, self.wait = 1, 0
+
+    def window(self, solved: float) -> None:
+        """A window has ended in which this share of the points was solved."""
+        self.wait = max(self.wait - 1, 0)
+        if solved <= MOSTLY:
+            self.gap, self.wait = 1, 0
+
+    def fitted(self, solved: float) -> None:
+        """There was a fit in this window, in which a surrogate was running and this share of the points was solved."""
+        if solved > MOSTLY:
+            self.gap *= 2
+            self.wait = self.gap
 
 
 class OpaqueLearner(PromotingLearner):
@@ -54,6 +83,7 @@ class OpaqueLearner(PromotingLearner):
         self._total = 0  # samples of all ranks so far
         self._promoted = 0  # window of the last promotion
         self._pairs: F64 = np.zeros((0, 2))  # latest evidence of all ranks
+        self._pace = Pace()
         self._answers: list[tuple[I64, F64, F64]] = []  # of this window and rank: rows, questions, outputs
 
     def observe(self, window: int, inputs: F64, answer: FineAnswer) -> None:
@@ -69,7 +99,25 @@ class OpaqueLearner(PromotingLearner):
         if self._size > 1:
             pairs = np.concatenate(self._comm.allgather(pairs))
         self._pairs = np.concatenate([self._pairs, pairs])[-SEEN:]
-        return super().propose(window, current)
+        solved, trainings = self._solved(answers), self._trainings
+        self._pace.window(solved)
+        better = super().propose(window, current)
+        if self._trainings > trainings and current is not None:
+            self._pace.fitted(solved)
+            if self._pace.gap == RARE:
+                self._say(
+                    f"window {window}: {solved:.0%} of the points are solved although there is a surrogate, "
+                    f"learning does not pay: it pauses for {RARE} windows, then for twice as many, "
+                    "until more answers are accepted"
+                )
+        return better
+
+    def _solved(self, answers: list[tuple[I64, F64, F64]]) -> float:
+        """Share of the points of all ranks that were solved in this window. Collective: yes."""
+        rows = np.unique(np.concatenate([rows for rows, *_ in answers])) if answers else ()
+        total = len(self._points) if self._points is not None else 0
+        solved, points = parallel.sum_over(self._comm, np.array([len(rows), total], dtype=np.int64))
+        return float(solved / max(points, 1))
 
     def _judge(self, current: Surrogate | None, answers: list[tuple[I64, F64, F64]]) -> F64:
         """Pairs (score, error) of the running surrogate on this window's fine answers, each point's last one."""
@@ -94,7 +142,7 @@ class OpaqueLearner(PromotingLearner):
     def _due(self, new: int, current: Surrogate | None) -> bool:
         if current is None and not self._trainings:
             return new >= self._set("first_samples", FIRST_SAMPLES)
-        return new >= max(self._set("min_samples", MIN_SAMPLES), GROWTH * self._seen)
+        return self._pace.wait == 0 and new >= max(self._set("min_samples", MIN_SAMPLES), GROWTH * self._seen)
 
     def _train(self, current: Surrogate | None, entry: dict[str, Any]) -> tuple[int, int]:
         window = int(entry["window"])
@@ -154,12 +202,14 @@ class OpaqueLearner(PromotingLearner):
 
     def get_state(self) -> Mapping[str, Any]:
         """Counters, and the latest evidence."""
-        return {**super().get_state(), "promoted": np.int64(self._promoted), "pairs": self._pairs}
+        counts = {"promoted": self._promoted, "gap": self._pace.gap, "wait": self._pace.wait}
+        return {**super().get_state(), **{name: np.int64(n) for name, n in counts.items()}, "pairs": self._pairs}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """See `PromotingLearner.set_state`."""
         super().set_state(state)
-        self._promoted = int(np.asarray(state.get("promoted", 0)))
+        self._promoted, self._pace.wait = (int(np.asarray(state.get(name, 0))) for name in ("promoted", "wait"))
+        self._pace.gap = int(np.asarray(state.get("gap", 1)))
         self._pairs = np.asarray(state.get("pairs", np.zeros((0, 2))), dtype=np.float64).reshape(-1, 2)
 
 

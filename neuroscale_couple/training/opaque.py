@@ -45,7 +45,9 @@ USUAL = 3.0
 NOISE = (1e-9, 1e-1)
 LENGTH = (0.05, 200.0)
 NESTED = (10, 20, 40, 80, 160)
-"""Numbers of leaders that evidence is drawn from in a block that was solved in full."""
+"""Numbers of leaders that evidence is drawn from in a block."""
+FEW = (5,)
+"""And in one of a window: few leaders give the large scores that later windows may need."""
 DRAWN = 200
 """Pairs drawn for each of them at most."""
 TUNED = 3
@@ -138,7 +140,7 @@ def basis_of(kriging: Kriging, block: Block) -> I64:
 
 
 @torch.no_grad()
-def nested_evidence(problem: OpaqueProblem, kriging: Any, block: Block) -> F64:
+def nested_evidence(problem: OpaqueProblem, kriging: Any, block: Block, sizes: Sequence[int] = NESTED) -> F64:
     """Score and error, float64 [k, 2], of the block's samples answered from few, more and many of the others.
 
     kriging: a `Kriging`, or one loaded from an artifact
@@ -147,7 +149,7 @@ def nested_evidence(problem: OpaqueProblem, kriging: Any, block: Block) -> F64:
     z = kriging.place(question)
     one = torch.ones(len(z), dtype=z.dtype)
     pairs = []
-    for size in (size for size in NESTED if 2 * size <= len(z)):
+    for size in (size for size in sizes if 2 * size <= len(z)):
         rows = cover(z, torch.zeros(0, dtype=torch.int64), one, one, 0.0, size, size)
         rest = np.setdiff1d(np.arange(len(z)), rows.numpy())
         rest = rest[np.linspace(0, len(rest) - 1, min(DRAWN, len(rest))).astype(np.int64)]
@@ -161,7 +163,7 @@ def _evidence(problem: OpaqueProblem, kriging: Kriging, blocks: Sequence[Block],
     if not problem.remembers:
         nested = nested_evidence(problem, kriging, blocks[-1])
         return np.concatenate([nested[-len(seen) :], seen]) if len(seen) else nested
-    pairs = [nested_evidence(problem, kriging, block) for block in blocks[-TUNED:]]
+    pairs = [nested_evidence(problem, kriging, block, FEW + NESTED) for block in blocks]
     for block in (block for block in blocks if len(block.question) <= ONE_BY_ONE):
         question, outputs = torch.from_numpy(block.question), torch.from_numpy(block.outputs)
         answer, score = kriging.left_out(kriging.condition(question, outputs))

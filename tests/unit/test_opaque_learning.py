@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from neuroscale_couple.config import schema
 from neuroscale_couple.fine import share_answers
 from neuroscale_couple.gate import make_gate
 from neuroscale_couple.learning import make_learner
+from neuroscale_couple.learning.opaque import Pace
 from neuroscale_couple.loop import Loop, Parts
 from neuroscale_couple.memory import Memory
 from neuroscale_couple.physics.opaque import OpaqueProblem
@@ -241,3 +243,44 @@ def test_what_was_gathered_since_the_start_is_known_after_many_windows(tmp_path:
     answer, _ = kriging.answer(torch.from_numpy(question[others]), given)
     error = problem.relative_error(answer.detach().numpy(), outputs[others])
     assert np.quantile(error, 0.95) < 4e-3  # without the mean: 2e-2
+
+
+def fits(shares: list[float]) -> list[int]:
+    """Windows with a fit, if these shares of the points are solved in the windows."""
+    pace, found = Pace(), []
+    for window, solved in enumerate(shares):
+        pace.window(solved)
+        if pace.wait == 0:
+            found.append(window)
+            if window:  # there was no surrogate in the first
+                pace.fitted(solved)
+    return found
+
+
+def test_fits_become_rare_while_nearly_all_points_are_solved_all_the_same() -> None:
+    assert fits([1.0] * 100) == [0, 1, 3, 7, 15, 31, 63]
+    assert fits([1.0] + [0.1] * 9) == list(range(10))
+    assert fits([1.0] * 20 + [0.4] * 3 + [0.9] * 5) == [0, 1, 3, 7, 15, 20, 21, 22, 23, 25]
+
+
+def test_a_run_that_must_solve_nearly_all_learns_rarely_and_says_so(tmp_path: Path) -> None:
+    """Answers that no question explains: the number of the point decides them."""
+    problem = OpaqueProblem([FieldSpec("t", ("",), "1")], [FieldSpec("k", ("",), "1")], floors=[1e-3])
+    gate = schema.Gate(tolerance=1e-3)
+    learner = make_learner(schema.Learning(mode="online"), schema.Training(), problem, tmp_path, None, gate)
+    noise = np.random.default_rng(0)
+
+    class Noise(Replayed):
+        def solve(self, rows: Any, inputs: F64, guess: Any = None) -> FineAnswer:
+            m = len(rows)
+            self.solves += m
+            outputs, ones = 1.0 + noise.random((m, 1)), np.ones(m, dtype=np.int64)
+            return FineAnswer(rows, outputs, np.empty((m, 1, 0)), ones.astype(bool), ones, np.zeros(m))
+
+    loop = Loop(Parts(problem=problem, fine=Noise(problem), gate=make_gate(gate, problem), learner=learner), WHERE)
+    for w in range(12):
+        loop.evaluate(Batch(w, 0, 0.1 * w, 0.1, np.sin(w + 3.0 * WHERE.coordinates[:, :1])))
+        loop.commit()
+    history = [json.loads(line) for line in (tmp_path / "models" / "history.jsonl").read_text().splitlines()]
+    assert [entry["window"] for entry in history] == [0, 1, 3, 7]
+    assert learner.message is not None and "learning does not pay: it pauses for 4 windows" in learner.message
