@@ -6,12 +6,14 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <mpi.h>
 #include <set>
 #include <thread>
+#include <unistd.h>
 
 namespace neuroscale::client {
 
@@ -135,11 +137,24 @@ MPI_Comm duplicate_of(const Options& options) {
     return own;
 }
 
+/// Whether a program given by its path can be run, as rank 0 sees it, on all ranks: a launcher that cannot start one
+/// ends the job without a word to its ranks.
+void check_program(MPI_Comm own, const std::string& program) {
+    int error = 0;
+    if (program.find('/') != std::string::npos && access(program.c_str(), X_OK) != 0)
+        error = errno;
+    check(MPI_Bcast(&error, 1, MPI_INT, 0, own), "looking for the service");
+    if (error != 0)
+        throw Failure(NSC_ERROR_CHANNEL, "the service cannot be started: " + program + ": " + std::strerror(error) +
+                                             "; set NEUROSCALE_COUPLE to the path of the program neuroscale-couple");
+}
+
 MPI_Comm spawn(MPI_Comm own, const Options& options) {
     const char* given = std::getenv("NEUROSCALE_COUPLE");
     const std::string program = !options.command.empty()             ? options.command
                                 : given != nullptr && *given != '\0' ? given
                                                                      : "neuroscale-couple";
+    check_program(own, program);
     std::vector<std::string> arguments{"serve", options.configuration, "--client"};
     for (const std::string& key : options.set) {
         arguments.emplace_back("--set");

@@ -132,6 +132,22 @@ class Case:
         assert not self.services()
 
 
+def wait_for(program: subprocess.Popen[str], text: str, seconds: float = 60.0) -> None:
+    """Read what a started program says until a line has this text."""
+    assert program.stdout is not None
+    end, said = time.monotonic() + seconds, ""
+    while text not in (line := program.stdout.readline()):
+        said += line
+        assert line and time.monotonic() < end, f"nothing said {text!r}:\n{said[-4000:]}"
+
+
+def end(program: subprocess.Popen[str]) -> None:
+    """End a started program with all that it started, if it still runs."""
+    if program.poll() is None:
+        os.killpg(program.pid, signal.SIGKILL)
+        program.communicate()
+
+
 def cavity(folder: Path, cells: int = 8, steps: int = 10) -> Case:
     """The cavity of case 05, small."""
     case = Case.copy(CAVITY, folder)

@@ -6,12 +6,11 @@ import os
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.openfoam.foam import ADAPTER, Case, cavity, heat, mpirun, surroundings
+from tests.openfoam.foam import ADAPTER, Case, cavity, end, heat, mpirun, surroundings, wait_for
 
 pytestmark = [pytest.mark.needs("openfoam"), pytest.mark.timeout(240)]
 
@@ -73,6 +72,86 @@ def test_a_wrong_configuration_is_said_with_its_own_words(tmp_path: Path) -> Non
     assert "did you mean 'neuroscale.gate'" in fatal(case, ranks=2)
 
 
+def test_a_field_without_a_value_on_a_patch_is_said(tmp_path: Path) -> None:
+    case = cavity(tmp_path / "U").edit("0/U", (r"^ *walls[^}]*}", ""))
+    assert "Cannot find patchField entry for walls" in fatal(case)
+    case = heat(tmp_path / "structure", 8, 6).edit("0/structure", (r'"\.\*"', '"hot|cold"'))
+    assert "Cannot find patchField entry for sides" in fatal(case, "laplacianFoam")
+
+
+def test_a_number_of_a_micro_structure_that_is_none_is_said(tmp_path: Path) -> None:
+    case = heat(tmp_path, 8, 6).edit("0/structure", (r"\(\s*0 ", "(-1 "))
+    said = fatal(case, "laplacianFoam")
+    assert "field structure (key structure) is -1 in cell 0; the numbers of micro structures are whole" in said
+
+
+def pretend(case: Case, script: str) -> Case:
+    """Another program in the place of the service."""
+    program = case.folder / "pretend"
+    program.write_text("#!/bin/sh\n" + script)
+    program.chmod(0o700)
+    return case.edit("constant/fvOptions", ("every;", f'every; service "{program}"; startTimeout 2;'))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_service_that_ends_at_once_is_said(tmp_path: Path, ranks: int) -> None:
+    said = fatal(pretend(cavity(tmp_path), "exit 3\n"), ranks=ranks)
+    assert re.search(r"starting the service (at time \S+ )?failed: .*pretend ended with status 3", said)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_service_that_never_listens_is_said_and_ended(tmp_path: Path, ranks: int) -> None:
+    case = pretend(cavity(tmp_path), "exec sleep 1000  # serve\n")
+    said = fatal(case, ranks=ranks)
+    assert re.search(r"starting the service (at time \S+ )?failed", said)
+    sleeping = [p for p in Path("/proc").glob("[0-9]*/environ") if str(case.folder).encode() in environ(p)]
+    assert not sleeping
+
+
+def environ(path: Path) -> bytes:
+    """Variables of a process, empty if it has gone."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def test_a_service_that_falls_silent_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    case = cavity(tmp_path, steps=100000).edit("constant/fvOptions", ("every;", "every; timeout 2;"))
+    solver = case.start("pimpleFoam")
+    try:
+        wait_for(solver, "Time = 0.4")
+        os.kill(case.services()[0], signal.SIGSTOP)
+        output = solver.communicate(timeout=30)[0]
+    finally:
+        end(solver)
+    assert solver.returncode != 0
+    assert re.search(r"failed: .*no answer in time|failed: .*did not answer|failed: .*time", " ".join(output.split()))
+    case.no_service_left()
+
+
+def test_a_rank_that_dies_ends_the_others_and_the_service(tmp_path: Path) -> None:
+    case = cavity(tmp_path, steps=100000)
+    case.run("decomposePar")
+    job = case.start(mpirun(), "-n", "2", "pimpleFoam", "-parallel")
+    try:
+        wait_for(job, "Time = 0.4")
+        ranks = [int(p.parent.name) for p in Path("/proc").glob("[0-9]*/environ") if is_rank(p, case)]
+        assert len(ranks) == 2
+        os.kill(max(ranks), signal.SIGKILL)
+        job.communicate(timeout=30)
+    finally:
+        end(job)
+    assert job.returncode != 0
+    case.no_service_left()
+
+
+def is_rank(path: Path, case: Case) -> bool:
+    """Whether a process is a rank of this case's solver."""
+    named = environ(path.with_name("comm")).strip() == b"pimpleFoam"
+    return named and str(case.folder).encode() in environ(path)
+
+
 def test_a_library_that_does_not_load_is_said_by_our_check(tmp_path: Path) -> None:
     """OpenFOAM itself warns and goes on to what it does not know."""
     case = cavity(tmp_path).edit("system/controlDict", ("libneuroscaleFoam.so", "libneuroscaleFoamX.so"))
@@ -119,14 +198,11 @@ def test_a_service_that_dies_ends_the_solver_within_seconds(tmp_path: Path, rank
         command = [mpirun(), "-n", str(ranks), "pimpleFoam", "-parallel"]
     solver = case.start(*command)
     try:
-        end = time.monotonic() + 60
-        while "Time = 0.4" not in (seen := solver.stdout.readline()) and time.monotonic() < end:
-            assert seen, "the solver has ended"
+        wait_for(solver, "Time = 0.4")
         os.kill(case.services()[0], signal.SIGKILL)
         output = solver.communicate(timeout=20)[0]
     finally:
-        if solver.poll() is None:
-            os.killpg(solver.pid, signal.SIGKILL)
+        end(solver)
     assert solver.returncode != 0
     assert re.search(
         r"neuroscaleClosure stress: the (exchange|commit of the last time step) (at time \S+ )?failed", output
@@ -137,8 +213,7 @@ def test_a_service_that_dies_ends_the_solver_within_seconds(tmp_path: Path, rank
 def test_a_solver_that_is_killed_leaves_no_service(tmp_path: Path) -> None:
     case = cavity(tmp_path, steps=100000)
     solver = case.start("pimpleFoam")
-    while "Time = 0.4" not in solver.stdout.readline():
-        assert solver.poll() is None
+    wait_for(solver, "Time = 0.4")
     solver.kill()
     solver.communicate(timeout=20)
     case.no_service_left(30)

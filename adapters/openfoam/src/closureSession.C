@@ -12,12 +12,27 @@
 
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <thread>
 
 namespace Foam {
 namespace neuroscale {
 
 defineTypeNameAndDebug(closureSession, 0);
+
+namespace {
+
+/// The value of the master on all ranks. Collective.
+template <class Value>
+void everywhere(Value& value) {
+#if OPENFOAM >= 2206
+    Pstream::broadcast(value);
+#else
+    Pstream::scatter(value);
+#endif
+}
+
+} // namespace
 
 template <class Call>
 void closureSession::guarded(const char* what, const Call& call) {
@@ -31,7 +46,8 @@ void closureSession::guarded(const char* what, const Call& call) {
     client_.reset();         // ends the service that this rank started
     if (Pstream::parRun()) { // an MPI job that is aborted may lose what its ranks said last
         Perr << "neuroscaleClosure " << name() << ": " << what << " failed: " << cause.c_str() << endl;
-        std::this_thread::sleep_for(std::chrono::milliseconds(500));
+        // the rank that started the service first: it takes up to 5 s to end that, which an abort would forestall
+        std::this_thread::sleep_for(std::chrono::milliseconds(Pstream::master() ? 500 : 6000));
     }
     FatalErrorInFunction << "neuroscaleClosure " << name() << ": " << what << " at time " << mesh_.time().timeName()
                          << " failed: " << cause.c_str() << nl << "    configuration " << config_ << exit(FatalError);
@@ -76,6 +92,26 @@ closureSession::~closureSession() {
     }
 }
 
+/// A serial solver has not started MPI; the channel needs it, and a launcher around it that ends what is left.
+void closureSession::startMpi(const dictionary& dict, const word& channel) {
+    if (Pstream::parRun() && channel == "mpmd") {
+        FatalIOErrorInFunction(dict) << "neuroscaleClosure " << name()
+                                     << ": channel mpmd serves a serial solver: mpirun -n 1 SOLVER : -n 1 "
+                                     << "neuroscale-couple serve CONFIG --client; with -parallel OpenFOAM takes the "
+                                     << "whole MPI job, so use channel mpi or socket" << exit(FatalIOError);
+    }
+    if (Pstream::parRun()) {
+        return;
+    }
+    const auto set = [](const char* variable) { return std::getenv(variable) != nullptr; };
+    if (!set("OMPI_COMM_WORLD_SIZE") && !set("PMI_SIZE") && !set("PMI_RANK") && !set("PMIX_RANK")) {
+        FatalIOErrorInFunction(dict) << "neuroscaleClosure " << name() << ": channel " << channel
+                                     << " needs a solver that mpirun has started, also with one rank: "
+                                     << "mpirun -n 1 SOLVER; or use channel socket" << exit(FatalIOError);
+    }
+    UPstream::initNull(); // ended by OpenFOAM's own end of the run, which asks MPI whether it is there
+}
+
 bool closureSession::restarted() const {
     const Time& time = mesh_.time();
     const bool here = isFile(time.path() / time.timeName(time.startTime().value()) / "uniform" / name());
@@ -84,6 +120,16 @@ bool closureSession::restarted() const {
 
 void closureSession::open(const dictionary& dict) {
     const word channel = dict.getOrDefault<word>("channel", "socket");
+    if (channel == "mpi" || channel == "mpmd") {
+        startMpi(dict, channel);
+    }
+    byPrecice_ = channel == "precice";
+    if (byPrecice_ && dict.found("structure")) {
+        FatalIOErrorInFunction(dict) << "neuroscaleClosure " << name()
+                                     << ": structure: numbers of micro structures do not go through preCICE; leave the "
+                                     << "key out and name the ids in neuroscale.precice.ids, or use channel socket"
+                                     << exit(FatalIOError);
+    }
     string command = dict.getOrDefault<string>("service", "");
     string set = "";
     for (const string& one : dict.getOrDefault<stringList>("set", stringList())) {
@@ -91,11 +137,11 @@ void closureSession::open(const dictionary& dict) {
     }
     // one path for all ranks; two closures, or two runs of a case, have two
     string address = "/tmp/neuroscale-" + Foam::name(label(pid())) + "-" + name();
-    Pstream::scatter(address);
+    everywhere(address);
     List<string> hosts(Pstream::nProcs());
     hosts[Pstream::myProcNo()] = hostName();
     Pstream::gatherList(hosts);
-    Pstream::scatterList(hosts);
+    everywhere(hosts);
     for (const string& host : hosts) {
         if (channel == "socket" && host != hosts[0]) {
             FatalIOErrorInFunction(dict) << "neuroscaleClosure " << name() << ": ranks run on " << hosts[0] << " and "
@@ -110,7 +156,7 @@ void closureSession::open(const dictionary& dict) {
         options.address = channel == "socket" ? address.c_str() : nullptr;
         options.command = command.empty() ? nullptr : command.c_str();
         options.set = set.empty() ? nullptr : set.c_str();
-        options.resume = dict.getOrDefault<bool>("resume", true) && restarted();
+        options.resume = !byPrecice_ && dict.getOrDefault<bool>("resume", true) && restarted();
         options.start_timeout = dict.getOrDefault<scalar>("startTimeout", 0);
         options.timeout = dict.getOrDefault<scalar>("timeout", 0);
         client_.reset(new ::neuroscale::Session(config_, channel, options));
@@ -133,8 +179,11 @@ void closureSession::declare(const dictionary& dict, const std::vector<std::int6
         return result;
     };
     guarded("declaring the fields", [&] {
-        client_->points(points_.size(), points_.ids().data(), 3, coordinates.data(), volumes.data());
-        client_->parameter("structure", 'i', {}, structures.data());
+        client_->points(points_.size(), points_.ids().data(), 3, coordinates.data(),
+                        byPrecice_ ? nullptr : volumes.data());
+        if (!byPrecice_) {
+            client_->parameter("structure", 'i', {}, structures.data());
+        }
         for (const auto& input : inputs_) {
             client_->input(input->name(), names(input->columns()), input->unit());
         }
@@ -184,8 +233,8 @@ void closureSession::exchange() {
     const std::vector<double> before = reply_.output;
     double* const outputs[] = {reply_.output.data()};
     double* tangent = reply_.tangent.empty() ? nullptr : reply_.tangent.data();
-    nsc_answer answer = {sizeof(nsc_answer),   outputs, tangent, reply_.error.data(), reply_.source.data(),
-                         reply_.reason.data(), -1};
+    std::uint8_t* reason = byPrecice_ ? nullptr : reply_.reason.data();
+    nsc_answer answer = {sizeof(nsc_answer), outputs, tangent, reply_.error.data(), reply_.source.data(), reason, -1};
     const auto start = std::chrono::steady_clock::now();
     const Time& time = mesh_.time();
     guarded("the exchange", [&] { client_->exchange(time.value(), time.deltaTValue(), iteration_, inputs, answer); });
@@ -217,7 +266,9 @@ void closureSession::measureChange(const std::vector<double>& before) {
 }
 
 void closureSession::commit() {
-    client_->keep("time", {answeredTime_});
+    if (!byPrecice_) {
+        client_->keep("time", {answeredTime_});
+    }
     client_->commit();
     ++window_;
     pending_ = false;
