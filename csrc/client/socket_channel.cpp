@@ -24,6 +24,7 @@ namespace {
 using namespace std::chrono_literals;
 constexpr int buffer_size = 4 << 20;
 constexpr double leaving = 10.0; // seconds that a service gets to end after it was told to
+constexpr auto soon = 1ms;       // a service that is told to work often answers before a sleeping process were awake
 
 int milliseconds_to(Deadline end) {
     const auto left =
@@ -207,12 +208,16 @@ void SocketChannel::write(const std::vector<Out>& blocks, Deadline end) {
 
 void SocketChannel::read(void* into, std::size_t bytes, Deadline end) {
     auto* at = static_cast<unsigned char*>(into);
+    const Deadline sleep = std::min(end, std::chrono::steady_clock::now() + soon);
     while (bytes > 0) {
         const ssize_t got = recv(socket_, at, bytes, MSG_DONTWAIT);
         if (got == 0)
             lost("its end of the socket is closed");
         if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
-            wait_until(POLLIN, end);
+            if (std::chrono::steady_clock::now() < sleep)
+                std::this_thread::yield();
+            else
+                wait_until(POLLIN, end);
             continue;
         }
         if (got < 0)
