@@ -24,7 +24,7 @@ import numpy as np
 import ufl
 from dolfinx import fem, mesh
 
-from neuroscale_fenicsx import ExternalOperator, Gathered, Newton, Records, compat  # coupling
+from neuroscale_fenicsx import ExternalOperator, Gathered, Newton, Records, compat, quadrature_points  # coupling
 
 
 class Plate:
@@ -46,7 +46,8 @@ class Plate:
 
         T, S = self.T, ufl.TestFunction(space)
         inputs = {"gradient": ufl.grad(T), "temperature": T}
-        self.law = ExternalOperator(config, comm, domain, inputs, degree=2)  # coupling
+        own = self._blocks(domain, settings) if "blocks" in settings else None
+        self.law = ExternalOperator(config, comm, domain, inputs, degree=2, parameters=own)  # coupling
         x = ufl.SpatialCoordinate(domain)
         distance2 = (x[0] - 0.6 * width) ** 2 + (x[1] - 0.5 * height) ** 2
         source = settings["source"] * ufl.exp(-distance2 / (0.15 * height) ** 2)
@@ -56,6 +57,12 @@ class Plate:
         control = {"tolerance": settings["newton_tolerance"], "max_iterations": settings["max_iterations"]}
         self.newton = Newton(self.law, residual, T, [self.left, right], **control)  # coupling
         self.fields = Gathered(domain, comm)
+
+    def _blocks(self, domain: Any, settings: dict[str, Any]) -> dict[str, np.ndarray]:
+        """One micro structure for each of `blocks` rectangles instead of one for each Gauss point, as in case 04."""
+        across, up = settings["blocks"]
+        at = quadrature_points(domain, 2).coordinates / np.array(settings["size"])
+        return {"structure": (at[:, 0] * across).astype(np.int64) + across * (at[:, 1] * up).astype(np.int64)}
 
     def _edge(self, space: Any, where: Any, value: Any) -> Any:
         return fem.dirichletbc(value, fem.locate_dofs_geometrical(space, where), space)

@@ -19,7 +19,7 @@ from neuroscale_fenicsx.start import start
 
 if TYPE_CHECKING:
     from neuroscale_fenicsx.newton import Newton, NotConvergedError, Solved
-    from neuroscale_fenicsx.operator import ExternalOperator
+    from neuroscale_fenicsx.operator import ExternalOperator, quadrature_points
     from neuroscale_fenicsx.output import Gathered, Records
 
 _PLACES = {
@@ -29,8 +29,18 @@ _PLACES = {
     "NotConvergedError": "newton",
     "Records": "output",
     "Solved": "newton",
+    "quadrature_points": "operator",
 }
-__all__ = ["ExternalOperator", "Gathered", "Newton", "NotConvergedError", "Records", "Solved", "start"]
+__all__ = [
+    "ExternalOperator",
+    "Gathered",
+    "Newton",
+    "NotConvergedError",
+    "Records",
+    "Solved",
+    "quadrature_points",
+    "start",
+]
 
 
 def __getattr__(name: str) -> Any:
