@@ -47,16 +47,23 @@ static void check(const Cells& a, const ArrayView& written, const ArrayView& rea
     refuse_overlap({&written}, others);
 }
 
+// Both directions differ only in which of the two fields is written.
+static Cells views_of(const py::object& offsets, const py::object& cells, const py::object& weights,
+                      const py::object& scale, const py::object& fine, const py::object& coarse, bool refine) {
+    Cells a{view_of(offsets, "offsets", Access::read, Kind::int64),
+            view_of(cells, "cells", Access::read, Kind::int64),
+            optional_view(weights, "weights", Access::read),
+            optional_view(scale, "scale", Access::read),
+            view_of(fine, "fine", refine ? Access::write : Access::read),
+            view_of(coarse, "coarse", refine ? Access::read : Access::write)};
+    check(a, refine ? a.fine : a.coarse, refine ? a.coarse : a.fine);
+    return a;
+}
+
 static void coarsen_cells(const py::object& offsets, const py::object& cells, const py::object& weights,
                           const py::object& scale, const py::object& fine, const py::object& coarse, bool reference,
                           std::uintptr_t stream) {
-    const Cells a{view_of(offsets, "offsets", Access::read, Kind::int64),
-                  view_of(cells, "cells", Access::read, Kind::int64),
-                  optional_view(weights, "weights", Access::read),
-                  optional_view(scale, "scale", Access::read),
-                  view_of(fine, "fine", Access::read),
-                  view_of(coarse, "coarse", Access::write)};
-    check(a, a.coarse, a.fine);
+    const Cells a = views_of(offsets, cells, weights, scale, fine, coarse, false);
     const Call call{"coarsen_cells", reference, stream};
     with_type(a.fine, [&](auto zero) {
         using T = decltype(zero);
@@ -74,13 +81,7 @@ static void coarsen_cells(const py::object& offsets, const py::object& cells, co
 static void refine_cells(const py::object& offsets, const py::object& cells, const py::object& weights,
                          const py::object& scale, const py::object& coarse, const py::object& fine, bool reference,
                          std::uintptr_t stream) {
-    const Cells a{view_of(offsets, "offsets", Access::read, Kind::int64),
-                  view_of(cells, "cells", Access::read, Kind::int64),
-                  optional_view(weights, "weights", Access::read),
-                  optional_view(scale, "scale", Access::read),
-                  view_of(fine, "fine", Access::write),
-                  view_of(coarse, "coarse", Access::read)};
-    check(a, a.fine, a.coarse);
+    const Cells a = views_of(offsets, cells, weights, scale, fine, coarse, true);
     const Call call{"refine_cells", reference, stream};
     with_type(a.fine, [&](auto zero) {
         using T = decltype(zero);

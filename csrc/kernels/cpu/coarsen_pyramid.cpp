@@ -154,6 +154,22 @@ NEUROSCALE_INLINE void reduce_narrow(const T* __restrict source, const Level& le
     }
 }
 
+// Asks for the same columns of the block that comes next, while this one is added up. With many rows to a block the
+// hardware has more streams to follow than it follows; with 2, 3 and 4 it fetches ahead better by itself.
+template <typename T>
+NEUROSCALE_INLINE void fetch_ahead(const T* from, const Rows& rows, std::int64_t n) {
+    constexpr std::int64_t line = 64;
+    constexpr std::int64_t ahead = 1024; // bytes
+    for (std::int64_t z = 0; z < rows.planes; ++z) {
+        for (std::int64_t y = 0; y < rows.k; ++y) {
+            const auto at = reinterpret_cast<std::uintptr_t>(from + z * rows.to_plane + y * rows.to_row) + ahead;
+            for (std::int64_t i = 0; i < n * std::int64_t(sizeof(T)); i += line) {
+                __builtin_prefetch(reinterpret_cast<const void*>(at + static_cast<std::uintptr_t>(i)));
+            }
+        }
+    }
+}
+
 // The same for rows that are wider than a tile.
 template <int K, typename T>
 NEUROSCALE_INLINE void reduce_wide(const T* __restrict source, const Level& level, std::int64_t first,
@@ -166,6 +182,9 @@ NEUROSCALE_INLINE void reduce_wide(const T* __restrict source, const Level& leve
         for (std::int64_t start = 0; start < n; start += step) {
             const std::int64_t count = n - start < step ? n - start : step;
             const T* from = source + level.source(row) + start * level.k;
+            if (K == 0) {
+                fetch_ahead(from, rows, count * level.k);
+            }
             add_rows(rows, count * level.k, columns, [=](std::int64_t at, std::int64_t i) { return from[at + i]; });
             add_columns<K>(columns, level.k, count, cells, out + row * n + start);
         }
