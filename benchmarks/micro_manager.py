@@ -2,8 +2,10 @@
 
 Two parts, each with the same macro solver, preCICE configuration and micro simulation for all:
 
-- overhead: 10 000 points, a micro simulation that does nothing. The macro solver measures its time windows; a peer that
-  only reads and writes arrays shows what of them is preCICE's. Overhead = window - the peer's window - bare solves.
+- overhead: 10 000 points, a micro simulation that does nothing. The macro solver measures its time windows, of which a
+  part is preCICE's (a peer that only reads and writes the same arrays shows it) and a part is the user's own (`solve`
+  called by a plain loop, in as many processes as the program uses, see `bare`). What is left is the program's:
+  overhead = window of the program - window of the peer - bare calls, divided by the number of points.
 - grains: every point a cell with a dissolving grain, its conductivity by a solve on a grid. Theirs without and with
   adaptivity (several refining constants), ours with the gate closed and open. Error: of the conductivity and porosity
   that the macro solver got, against the run in which every point was solved.
@@ -147,12 +149,12 @@ def concentration(points: Any, t: float) -> Any:
     return 0.6 - 0.5 * front + 0.15 * np.sin(2.0 * t + 3.0 * y) * x
 
 
-def macro(count: int) -> None:
+def macro(count: float) -> None:
     """The macro solver: concentrations in, conductivity and porosity back, and how long every window took."""
     import precice
 
     side = int(np.ceil(np.sqrt(count)))
-    grid = (np.indices((side, side)).reshape(2, -1).T[:count] + 0.5) / side
+    grid = (np.indices((side, side)).reshape(2, -1).T[: int(count)] + 0.5) / side
     participant = precice.Participant("Macro", "precice-config.xml", 0, 1)
     ids = participant.set_mesh_vertices(MESH, grid).tolist()
     participant.initialize()
@@ -188,18 +190,33 @@ def echo() -> None:
     participant.finalize()
 
 
-def bare(count: int) -> float:
-    """Seconds of the bare calls of the micro simulations that do nothing, in one process: the least of ten."""
+def bare(count: int, processes: int) -> float:
+    """Seconds that a window of bare calls takes: a plain loop over the objects, shared by so many processes at once.
+
+    They sleep between rounds, as while the others of a coupling work, and the slowest one counts: waking them is the
+    programs' overhead. The least of all rounds, so that noise makes overheads larger, never smaller.
+    """
+    shares = [len(part) for part in np.array_split(np.arange(count), processes)]
+    first = time.time() + 2.0
+    command = [sys.executable, __file__, "--be", "bare", str(first)]
+    peers = [subprocess.Popen([*command, str(share)], stdout=subprocess.PIPE, text=True) for share in shares]
+    rounds = [json.loads(peer.communicate(timeout=LIMIT)[0]) for peer in peers]
+    return float(np.min(np.max(rounds, axis=0)))
+
+
+def calls(first: float, count: float) -> None:
+    """One process of `bare`: prints the seconds of its rounds. first: Unix time of the first; then every 10 ms."""
     space: dict[str, Any] = {}
     exec(NOOP, space)
-    solves = [space["MicroSimulation"](i).solve for i in range(count)]
-    best = np.inf
-    for _ in range(10):
+    solves = [space["MicroSimulation"](i).solve for i in range(int(count))]
+    seconds = []
+    for i in range(100):
+        time.sleep(max(0.0, first + 0.01 * i - time.time()))
         start = time.perf_counter()
         for solve in solves:
             solve({READ: 1.0}, 0.1)
-        best = min(best, time.perf_counter() - start)
-    return float(best)
+        seconds.append(time.perf_counter() - start)
+    print(json.dumps(seconds))
 
 
 # -- one run -------------------------------------------------------------------------------------------------------
@@ -251,36 +268,36 @@ THEIRS = [sys.executable, "-m", "micro_manager", "micro-manager-config.json"]
 
 
 def overhead(root: Path, quick: bool) -> dict[str, Any]:
-    """Microseconds per point and window beside preCICE and the bare solves."""
-    points, windows = (10_000, 15) if quick else (10_000, 60)
+    """Microseconds per point and window beside preCICE and the bare solves; the programs take turns."""
+    points, windows, rounds = (10_000, 15, 1) if quick else (10_000, 60, 3)
     programs = {"echo": [sys.executable, __file__, "--be", "echo"], "ours, gate closed": ours("--fine-only")}
     programs |= {"theirs, no adaptivity": THEIRS} if there() else {}
-    rows = []
-    for name, command in programs.items():
-        run = couple(root / f"overhead-{len(rows)}", NOOP, points, windows, command)
-        rows.append({"variant": name, "window_ms": 1e3 * float(np.median(run["seconds"][3:]))})
-    solves = bare(points)
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for turn in range(rounds):
+        for name, command in programs.items():
+            run = couple(root / f"overhead-{turn}-{name.split(',')[0]}", NOOP, points, windows, command)
+            seconds[name] += run["seconds"][3:].tolist()
     workers = len(os.sched_getaffinity(0))
-    for row in rows:
-        spread = (
-            workers if row["variant"].startswith("ours") else 1
-        )  # their solves are one process's, ours the workers'
-        beside = row["window_ms"] * 1e-3 - rows[0]["window_ms"] * 1e-3
-        row["beside_precice_us"] = 1e6 * beside / points
-        row["overhead_us"] = 1e6 * (beside - solves / spread) / points
+    peer = float(np.median(seconds.pop("echo")))
+    rows = []
+    for name, values in seconds.items():
+        processes = workers if name.startswith("ours") else 1  # their calls are made in one process
+        window, solves = float(np.median(values)), bare(points, processes)
+        rows.append({
+            "variant": name, "window_ms": 1e3 * window, "beside_precice_us": 1e6 * (window - peer) / points,
+            "processes": processes, "bare_us": 1e6 * solves / points,
+            "overhead_us": 1e6 * (window - peer - solves) / points,
+        })  # fmt: skip
     return {
-        "points": points,
-        "windows": windows,
-        "bare_solve_us": 1e6 * solves / points,
-        "rows": rows[1:],
-        "echo": rows[0],
-    }
+        "points": points, "windows": windows, "rounds": rounds, "echo_ms": 1e3 * peer, "rows": rows,
+        "ratio": rows[1]["overhead_us"] / rows[0]["overhead_us"] if len(rows) > 1 else None,
+    }  # fmt: skip
 
 
 def grains(root: Path, quick: bool) -> dict[str, Any]:
     """Wall time, micro solves and error of all variants."""
     points, windows = (144, 20) if quick else (625, 60)
-    constants = (0.3, 0.02) if quick else (0.5, 0.3, 0.1, 0.05, 0.02, 0.005)
+    constants = (0.3, 0.02) if quick else (0.5, 0.3, 0.1, 0.05, 0.02, 0.005, 0.0005)
     tolerances = (0.1, 0.02) if quick else (0.2, 0.1, 0.05, 0.02)
     variants: list[tuple[str, list[str], Any]] = [("ours, gate closed", ours("--fine-only"), None)]
     variants += [(f"ours, tolerance {t:g}", ours("--set", f"gate.tolerance={t}"), None) for t in tolerances]
@@ -336,7 +353,8 @@ def main() -> None:
     parser.add_argument("--be", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.be:
-        return macro(int(options.be[1])) if options.be[0] == "macro" else echo()
+        {"macro": macro, "echo": echo, "bare": calls}[options.be[0]](*map(float, options.be[1:]))
+        return
     machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     record: dict[str, Any] = {"machine": machine, "quick": options.quick}
     if importlib.util.find_spec("precice") is None:
@@ -366,13 +384,15 @@ def measure(root: Path, quick: bool, part: str | None) -> dict[str, Any]:
 
 
 def print_overhead(record: dict[str, Any]) -> None:
-    print(f"{record['points']} points; preCICE alone {record['echo']['window_ms']:.2f} ms a window, bare solve "
-          f"{record['bare_solve_us']:.3f} µs")  # fmt: skip
+    print(f"{record['points']} points; the peer that only reads and writes takes {record['echo_ms']:.2f} ms a window")
     for row in record["rows"]:
         print(
-            f"{row['variant']:<26} window {row['window_ms']:8.2f} ms  beside preCICE {row['beside_precice_us']:7.3f} µs"
-            f"  overhead {row['overhead_us']:7.3f} µs per point and window"
+            f"{row['variant']:<22} window {row['window_ms']:7.2f} ms; per point and window: beside preCICE "
+            f"{row['beside_precice_us']:.3f} µs, bare calls {row['bare_us']:.3f} µs in {row['processes']} process(es), "
+            f"overhead {row['overhead_us']:.3f} µs"
         )
+    if record["ratio"] is not None:
+        print(f"their overhead is {record['ratio']:.1f} times ours")
 
 
 if __name__ == "__main__":
