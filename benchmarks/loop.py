@@ -139,7 +139,7 @@ def measure(n: int, closed: bool, repeats: int) -> dict[str, Any]:
         folder = Path(name)
 
         def factory(owned: Points, comm: Any) -> Loop:
-            ledger = Ledger(folder, comm)
+            ledger = Ledger(folder, comm, inputs=problem.inputs.columns)
             ledger.console.quiet = True
             parts = Parts(
                 problem=problem,

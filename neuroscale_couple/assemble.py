@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuroscale_couple.errors import ArtifactError, CheckpointError
+from neuroscale_couple.errors import ArtifactError, CheckpointError, ConfigError
 from neuroscale_couple.values import Points
 
 if TYPE_CHECKING:
@@ -50,18 +50,33 @@ def connect(config: str | Path, comm: Any = None, points: Points | None = None) 
     come from the configuration.
     Raises: ConfigError, ArtifactError, MicrostructureError, CheckpointError. Collective: yes, over comm.
     """
-    from neuroscale_couple.config.load import load
+    from neuroscale_couple import parallel
     from neuroscale_couple.transport import make_closure
 
-    loaded = load(Path(config), run_options.overrides)
     if points is None:
         raise TypeError("connect needs the points that this rank owns: connect(config, comm, points)")
-    folder = results_folder(loaded)
-    if comm is None or comm.Get_rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
+    if comm is not None:
+        parallel.communicator(comm)  # from here on an error that nobody catches ends all ranks
+    loaded, folder = parallel.together(comm, "connecting", lambda: _start(Path(config), parallel.rank(comm) == 0))
     closure = make_closure(loaded, folder, factory_for(loaded), comm, points, service_options())
     closure.folder = folder
     return closure
+
+
+def _start(config: Path, makes: bool) -> tuple[Loaded, Path]:
+    """The configuration and the folder of the results; makes: the folder, too. Raises: ConfigError."""
+    from neuroscale_couple.config.load import load
+
+    loaded = load(config, run_options.overrides)
+    folder = results_folder(loaded)
+    try:
+        if makes:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{loaded.path}: output.folder: {folder} cannot be made ({error.strerror}); choose another folder"
+        ) from error
+    return loaded, folder
 
 
 def settings_of(config: str | Path) -> dict[str, Any]:
@@ -239,7 +254,12 @@ def build(loaded: Loaded, points: Points, comm: Any, window: int | None = None) 
     if stored is None:
         raise CheckpointError(f"--resume: there is no checkpoint in {folder}; start without --resume")
     arrays, meta = stored
-    surrogate = _surrogate(Path(meta["model_path"]), problem, loaded) if meta["model_path"] else None
+    if not np.array_equal(arrays["loop"]["ids"], points.ids):
+        raise CheckpointError(
+            f"--resume: the checkpoint in {folder} is of {len(arrays['loop']['ids'])} points, this rank has "
+            f"{len(points)}, or others; undo the change of the macro solver's mesh, or start without --resume"
+        )
+    surrogate = _stored_surrogate(meta, problem, loaded)
     loop = Loop(_replace_surrogate(parts, surrogate), points, comm)
     loop.restore(arrays, meta)
     return loop
@@ -293,9 +313,15 @@ def _parts(loaded: Loaded, problem: MicroProblem, points: Points, folder: Path, 
         gate=make_gate(config.gate, problem, comm),
         surrogate=model,
         corrections=make_corrections(config.correction, problem, comm),
-        learner=make_learner(config.learning, config.training, problem, folder, comm, config.gate),
+        learner=make_learner(config.learning, config.training, problem, folder, comm, config.gate, config.fine.device),
         ledger=Ledger(
-            folder, comm, config.gate.tolerance, problem.outputs.columns, fields, sync=config.output.checkpoint
+            folder,
+            comm,
+            config.gate.tolerance,
+            problem.outputs.columns,
+            fields,
+            sync=config.output.checkpoint,
+            inputs=problem.inputs.columns,
         ),
         checkpoint=Checkpoint(folder / "checkpoint", comm, digest=loaded.digest) if config.output.checkpoint else None,
         on_failure=config.fine.on_failure,
@@ -311,6 +337,23 @@ def _surrogate(path: Path, problem: MicroProblem, loaded: Loaded) -> Surrogate:
             f"`neuroscale-couple train {loaded.path}`, or leave the key out to start on the fine solver"
         )
     return load(path, problem, device=loaded.config.neuroscale.fine.device)
+
+
+def _stored_surrogate(meta: Mapping[str, Any], problem: MicroProblem, loaded: Loaded) -> Surrogate | None:
+    """The surrogate that a checkpoint names. Raises: CheckpointError if its file is not what it was."""
+    if not meta["model_path"]:
+        return None
+    path = Path(meta["model_path"])
+    what = "is not there" if not path.exists() else None
+    surrogate = _surrogate(path, problem, loaded) if what is None else None
+    if surrogate is not None and getattr(surrogate, "sha256", "") != meta["model_sha256"]:
+        what = "has changed since"
+    if what is not None:
+        raise CheckpointError(
+            f"--resume: {path}, which answered when the checkpoint was written, {what}; put it back, or start without "
+            "--resume"
+        )
+    return surrogate
 
 
 def _replace_surrogate(parts: Parts, surrogate: Surrogate | None) -> Parts:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import importlib
 import json
 import logging
@@ -14,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return int(args.command(args))
         except KeyboardInterrupt:
+            go_on = "; with --resume it goes on after the last committed window" if hasattr(args, "resume") else ""
+            sys.stderr.write(f"neuroscale-couple: interrupted{go_on}\n")
             raise SystemExit(130) from None
         except Exception as error:
             if args.debug:
@@ -261,21 +263,11 @@ def results(loaded: Loaded, label: str) -> Path:
 
 def record(loaded: Loaded, label: str, **measured: Any) -> RunRecord:
     """What identifies a run, and what was measured around it."""
-    from neuroscale_couple.evaluation.summary import RunRecord
+    from neuroscale_couple.evaluation.summary import RunRecord, script_digest
 
     threads = int(os.environ.get("OMP_NUM_THREADS", "0").split(",")[0] or 0) or len(os.sched_getaffinity(0))
     ranks = max(1, parallel.launched_size())
-    return RunRecord(label, loaded.digest, script_digest(loaded), ranks, threads, **measured)
-
-
-def script_digest(loaded: Loaded) -> str:
-    """SHA-256 of the macro script and the Python files beside it; empty for a replay without one."""
-    if loaded.macro is None:
-        return ""
-    digest = hashlib.sha256()
-    for path in sorted(loaded.macro.parent.glob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
+    return RunRecord(label, loaded.digest, script_digest(loaded.macro), ranks, threads, **measured)
 
 
 # -- the other commands ------------------------------------------------------------------------------------------
@@ -356,17 +348,29 @@ def train_command(args: argparse.Namespace) -> int:
 
 def report_command(args: argparse.Namespace) -> int:
     """`report`: summary and report of the results that are there."""
+    from neuroscale_couple.evaluation.summary import incomparable
+
     loaded = load(args.target, overrides_of(args))
     found = False
     for label in ("run", "cold"):
         folder = results(loaded, label)
         if (folder / "ledger.csv").exists():
-            reference = (results(loaded, "fine_only") / "run.json").exists()
-            finish(loaded, label, False if reference else None)
+            if (why := incomparable(folder, results(loaded, "fine_only"), FINE_ONLY)) is not None:
+                say(f"{label}: not compared, {escape(why)}")
+            finish(as_it_ran(loaded, folder), label, False if why is None else None)
             found = True
     if not found:
         raise ConfigError(f"no results in {results(loaded, 'run').parent}; run the case first, or give --out")
     return 0
+
+
+def as_it_ran(loaded: Loaded, folder: Path) -> Loaded:
+    """The configuration that a run was made with, options of the command line included; results stay where they are."""
+    try:
+        ran = load(folder / "neuroscale.resolved.yaml", {"output": loaded.config.neuroscale.output.model_dump()})
+    except ConfigError:
+        return loaded
+    return replace(loaded, config=ran.config, digest=ran.digest)
 
 
 def is_root() -> bool:

@@ -24,7 +24,7 @@ from neuroscale_couple.parts import Parts
 from neuroscale_couple.reasons import Reason, Source
 from neuroscale_couple.surrogate.base import Surrogate
 from neuroscale_couple.transport.base import State
-from neuroscale_couple.values import F64, I64, U8, Audit, Batch, FineAnswer, Points, Reply
+from neuroscale_couple.values import F64, I64, U8, Audit, Batch, FineAnswer, Points, Reply, finite_rows
 
 __all__ = ["Loop", "Parts"]
 
@@ -117,7 +117,10 @@ class Loop:
         if self.surrogate is None:
             return
         rows = np.flatnonzero(reply.reason == 0)
-        for rung in self.surrogate.rungs:
+        rungs = [rung for rung in self.surrogate.rungs if self.parts.gate.asks(rung)]
+        if not rungs:
+            reply.reason[rows] = Reason.UNCERTAIN
+        for rung in rungs:
             here = rows[self.rung[rows] <= rung] if self.rung.any() else rows
             if not len(here):
                 continue
@@ -129,7 +132,7 @@ class Loop:
         assert self.surrogate is not None
         everyone = len(rows) == len(batch)
         question = self.question if everyone else self.question[rows]
-        with self.timers("surrogate"):
+        with self.timers("surrogate"), self.counts.asking(rung, len(rows)):
             prediction = self.surrogate.predict(rung, rows, question)
         with self.timers("gate"):
             reason: U8 = np.zeros(len(rows), dtype=np.uint8)
@@ -168,8 +171,10 @@ class Loop:
             stale = np.flatnonzero(self.last_fine[rows] < self.window - 1)
             with self.timers("surrogate"):
                 guess = self.surrogate.guess(rows, inputs, stale)
-        with self.timers("fine"):
+        with self.timers("fine"), self.counts.asking(Source.FINE, 0 if audit else len(rows)):
             answer = (self.parts.fine.solve_apart if audit else self.parts.fine.solve)(rows, inputs, guess)
+        if not np.isfinite(answer.outputs.sum() + answer.tangent.sum()):  # such an answer is not sent or learnt from
+            answer.converged[:] &= finite_rows(answer.outputs, answer.tangent)
         self.counts.fine(answer)
         own = answer if answer.own is None else answer.take(answer.solved)
         self.last_fine[own.rows[own.converged]] = self.window
@@ -188,7 +193,8 @@ class Loop:
         if self.parts.on_failure == "stop" or not usable.all():
             kept = "" if self.parts.on_failure == "stop" else " and no surrogate answer can be kept for it"
             load = self.inputs.text(batch.inputs[row])
-            where = f"point {self.points.ids[row]} ({len(failed)} point(s) in all){kept}"
+            what = "" if np.isfinite(answer.outputs[~answer.converged][0]).all() else ", whose answer is not finite"
+            where = f"point {self.points.ids[row]}{what} ({len(failed)} point(s) in all){kept}"
             raise FineSolverError(
                 f"window {batch.window}, iteration {batch.iteration}: the fine solver did not converge at {where}; "
                 f"load: {load}; {self.parts.fine.diagnosis(row)}. {self.parts.fine.advice}"
@@ -211,7 +217,7 @@ class Loop:
         return reply
 
     def _not_finite(self, batch: Batch, reply: Reply) -> NeuroscaleError | None:
-        bad = ~(np.isfinite(reply.outputs).all(axis=1) & np.isfinite(reply.tangent).all(axis=(1, 2)))
+        bad = ~finite_rows(reply.outputs, reply.tangent)
         if not bad.any():  # finite numbers whose sum overflows
             return None
         row = int(np.flatnonzero(bad)[0])
@@ -230,7 +236,7 @@ class Loop:
         audit = self._audit(self.batch, self.reply)
         with self.timers("gate"):
             self.parts.gate.learn(audit)
-        self.parts.fine.commit()
+        parallel.together(self.comm, f"window {self.window}, commit", self.parts.fine.commit)
         self.memory.step(self.batch)
         self.memory.commit()
         version = self.model_version  # the one that answered this window
@@ -331,19 +337,21 @@ class Loop:
         assert self.parts.ledger is not None
         counts, self.counts = self.counts, Counts()
         self.parts.ledger.add(
-            window=self.window,
-            time=batch.time,
-            iterations=batch.iteration + 1,
-            points=len(self.points),
-            counts=counts,
-            audit=audit,
-            reply=reply,
-            seconds=self.timers.take(),
-            model_version=version,
-        )
+            window=self.window, time=batch.time, iterations=batch.iteration + 1, points=len(self.points),
+            counts=counts, audit=audit, reply=reply, seconds=self.timers.take(), model_version=version,
+            inputs=None if batch.blank else batch.inputs,
+        )  # fmt: skip
 
     def _save(self, macro_state: State) -> None:
         assert self.parts.checkpoint is not None
+        state = parallel.together(self.comm, f"window {self.window}, checkpoint", lambda: self._state(macro_state))
+        path = str(getattr(self.surrogate, "path", "") or "")
+        meta = {"window": self.window, "model_path": path, "model_version": self.model_version}
+        meta["model_sha256"] = getattr(self.surrogate, "sha256", "")
+        self.parts.checkpoint.save(self.window, state, meta)
+
+    def _state(self, macro_state: State) -> dict[str, dict[str, Any]]:
+        """What a checkpoint keeps of this rank: arrays by part and name."""
         learner = self.parts.learner
         parts: dict[str, Mapping[str, Any]] = {
             "macro": macro_state,
@@ -351,12 +359,9 @@ class Loop:
             "gate": self.parts.gate.get_state(),
             "learner": learner.get_state() if learner is not None else {},
             "surrogate": self.surrogate.get_state() if self.surrogate is not None else {},
-            "loop": {"last_fine": self.last_fine, **self.memory.get_state()},
+            "loop": {"ids": self.points.ids, "last_fine": self.last_fine, **self.memory.get_state()},
         }
-        arrays = {name: {key: np.asarray(value) for key, value in part.items()} for name, part in parts.items()}
-        path = str(getattr(self.surrogate, "path", "") or "")
-        meta = {"window": self.window, "model_path": path, "model_version": self.model_version}
-        self.parts.checkpoint.save(self.window, arrays, meta)
+        return {name: {key: np.asarray(value) for key, value in part.items()} for name, part in parts.items()}
 
     def restore(self, parts: Mapping[str, Mapping[str, Any]], meta: Mapping[str, Any]) -> None:
         """Continue from a checkpoint; the surrogate named in it must be installed already."""

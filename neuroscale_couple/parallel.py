@@ -220,18 +220,6 @@ def _reduce(comm: Any, values: npt.ArrayLike, operation: str) -> npt.NDArray[Any
 # -- who is where
 
 
-def node_local_rank(comm: Any) -> int:
-    """Rank of this process among those of `comm` on its node. Collective: yes."""
-    if size(comm) == 1:
-        return 0
-    from mpi4py import MPI
-
-    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    place = int(node.Get_rank())
-    node.Free()
-    return place
-
-
 def threads_of(comm: Any) -> int:
     """Threads that this rank should use: cores of its node / ranks of `comm` on it, at least 1.
 

@@ -39,7 +39,7 @@ _SENTENCES = {
     Reason.GATE_CLOSED: "the gate is closed (by the config, or because audits found too many bad answers)",
     Reason.HELD: "the point was already answered by the fine solver in this window",
     Reason.OUT_OF_DOMAIN: "the input lies outside what the surrogate was trained on",
-    Reason.UNCERTAIN: "the error estimate passes the tolerance",
+    Reason.UNCERTAIN: "the error estimate exceeds the tolerance",
     Reason.NOT_FINITE: "the surrogate's answer was not finite",
     Reason.OUT_OF_BOUNDS: "the surrogate's answer violates the theoretical bounds",
     Reason.NOT_POSITIVE_DEFINITE: "the surrogate's tangent is not positive definite",

@@ -252,6 +252,11 @@ class Outputs(Mapping[str, F64]):
         return len(self._fields)
 
 
+def finite_rows(outputs: F64, tangent: F64) -> Bool:
+    """Rows without NaN or Inf, bool [n]. outputs: float64 [n, n_out]; tangent: float64 [n, n_out, n_in]"""
+    return np.asarray(np.isfinite(outputs).all(axis=1) & np.isfinite(tangent).all(axis=(1, 2)))
+
+
 def relative_error(got: F64, reference: F64, floor: float) -> F64:
     """Relative error of each point: |got - reference| / max(|reference|, floor).
 

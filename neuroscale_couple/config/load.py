@@ -26,6 +26,9 @@ FREE_KEYS = (
     *(("precice", "regions"), ("precice", "timeout"), ("precice", "unconverged")),
 )
 
+# Sections that change no answer while the gate is closed: a fine-only run is the same whatever they say.
+UNUSED_WHEN_CLOSED = ("gate", "model", "learning", "training")
+
 _EXPECTED = {
     "float_parsing": "a number",
     "float_type": "a number",
@@ -89,12 +92,12 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Loaded
     """
     path = Path(path)
     raw = as_ours(path) if path.suffix == ".json" else _with_micro_manager(_read(path), path)
-    for key, value in (overrides or {}).items():
-        _override(raw, key, value)
     if "neuroscale" not in raw:
         near = difflib.get_close_matches("neuroscale", [str(key) for key in raw], 1, 0.6)
         hint = f"; did you mean it by '{near[0]}'?" if near else "; it holds the problem, the gate and the rest"
         raise ConfigError(f"{path}: the section 'neuroscale:' is missing{hint}")
+    for key, value in (overrides or {}).items():
+        _override(raw, key, value, path)
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
@@ -111,13 +114,15 @@ def dump(config: Config) -> str:
 
 
 def digest(config: Config) -> str:
-    """SHA-256 of what in the configuration can change the answer."""
+    """SHA-256 of what in the configuration can change the answer; an open and a closed gate never have the same."""
     resolved = config.model_dump(mode="json")
     for *parents, last in FREE_KEYS:
         section = resolved["neuroscale"]
         for name in parents:
             section = section[name]
         section.pop(last, None)
+    if not config.neuroscale.gate.open:
+        resolved["neuroscale"] |= dict.fromkeys(UNUSED_WHEN_CLOSED)
     return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
 
 
@@ -185,14 +190,22 @@ def _with_micro_manager(raw: dict[str, Any], path: Path) -> dict[str, Any]:
     return merged
 
 
-def _override(raw: dict[str, Any], key: str, value: Any) -> None:
+def _override(raw: dict[str, Any], key: str, value: Any, path: Path) -> None:
     """Set a dotted key; a name that itself holds dots (`load_range: {strain.xx: ...}`) is found where it stands."""
     parts = key.split(".")
-    section = raw if parts[0] in Config.model_fields else raw.setdefault("neuroscale", {})
+    if parts[0] not in Config.model_fields:
+        parts = ["neuroscale", *parts]
+    given = ".".join(parts)
+    section: Any = raw
     while len(parts) > 1 and ".".join(parts) not in section:
-        if not isinstance(section.get(parts[0]), dict):
+        if section.get(parts[0]) is None:
             section[parts[0]] = {}
         section = section[parts.pop(0)]
+        if not isinstance(section, dict):
+            said = f"got {_shown(section)}, expected a section of keys and values"
+            raise ConfigError(
+                f"{path}: '{given.removesuffix('.' + '.'.join(parts))}': {said}; '{key}' is to be set in it"
+            )
     _replace(section, ".".join(parts), value)
 
 
@@ -303,6 +316,9 @@ def _inconsistent(settings: Neuroscale) -> Iterator[str]:
             yield f"'neuroscale.microstructure.{name}': got [{low:g}, {high:g}], expected the lower end first"
     if micro.kind == "image" and micro.path is None:
         yield "the key 'neuroscale.microstructure.path' is missing; kind 'image' needs a PNG or .npy file"
+    if settings.learning.mode == "online" and not 0.0 < settings.learning.hold_out < 1.0:
+        got = f"got {settings.learning.hold_out:g}, expected more than 0 and less than 1"
+        yield f"'neuroscale.learning.hold_out': {got} with learning.mode: online"
     for column, (low, high) in settings.training.load_range.items():
         if not low < high:
             yield f"'neuroscale.training.load_range.{column}': got [{low:g}, {high:g}], expected the lower end first"

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -46,7 +47,9 @@ class Gate(Section):
     """Who may answer, in terms of error."""
 
     open: bool = Field(True, description="false: every point is answered by the fine solver")
-    tolerance: Positive = Field(0.02, description="relative error that an accepted answer may have")
+    tolerance: Annotated[Positive, Field(allow_inf_nan=False)] = Field(
+        0.02, description="relative error that an accepted answer may have"
+    )
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = Field(
         0.95, description="share of accepted answers that must keep the tolerance"
     )
@@ -56,6 +59,11 @@ class Gate(Section):
     audit_every: int = Field(1, ge=1, description="audit every n windows; fewer, larger batches of audits cost less")
     iterations: int | None = Field(
         None, ge=1, description="solve every point from this iteration of a window on (counted from 0); absent: never"
+    )
+    fine_head: bool = Field(
+        True,
+        description="ask the fine head where the coarse head is not sure; false: such points are solved at once, which "
+        "is faster where the fine solver is cheap (the summary says what each costs)",
     )
     stages: tuple[str, ...] = Field(
         ("domain", "uncertainty", "physical", "audit"),
@@ -152,12 +160,14 @@ class Training(Section):
 
     structures: int = Field(2000, ge=4, description="micro structures in the data set")
     loads: int = Field(8, ge=1, description="load states per micro structure")
-    load_range: dict[str, tuple[float, float]] = Field(default_factory=dict, description="range of each input column")
+    load_range: dict[str, tuple[Finite, Finite]] = Field(default_factory=dict, description="range of each input column")
     epochs: int = Field(400, ge=1, description="passes over the training data")
     members: int = Field(4, ge=2, description="members of the ensemble")
     width: int = Field(16, ge=4, description="channels of the operator")
     seed: int = Field(1, description="random seed")
-    hold_out: Share = Field(0.2, description="share of the micro structures kept for calibration and metrics")
+    hold_out: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.2, description="share of the micro structures kept for calibration and metrics"
+    )
 
 
 class Output(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,17 @@ import numpy as np
 from neuroscale_couple.config.load import Loaded
 from neuroscale_couple.errors import NeuroscaleError
 from neuroscale_couple.evaluation import precice
+from neuroscale_couple.ledger import ENDS, SOURCES, read_table
 from neuroscale_couple.values import Points
 
 if TYPE_CHECKING:
     from neuroscale_couple.physics.base import MicroProblem
     from neuroscale_couple.surrogate.base import Surrogate
 
+RUNS = ("fine_only", "run", "cold")
+"""Runs whose loads are looked at."""
+MANY = 0.1
+"""Share of answers outside the trained range from which on a run is held to be wrong."""
 SAMPLE = 16
 """Micro structures that are made and looked at."""
 
@@ -47,12 +52,14 @@ def check(loaded: Loaded, results: Path) -> Iterator[Finding]:
         return
     grid = getattr(problem, "grid", None)
     yield Finding(True, "micro problem", f"{problem.name}" + (f" on {grid[1]} x {grid[0]} pixels" if grid else ""))
+    yield from _stages(loaded, problem)
     if loaded.config.neuroscale.transport == "precice":
         yield from (Finding(*found) for found in precice.findings(loaded, problem))
     if loaded.config.neuroscale.fine.solver == "micro_manager":
         yield from _micro_simulations(loaded, problem)
         return
     yield _load_range(loaded, problem)
+    yield from _loads(loaded, problem, results.parent)
     points, finding = _micro_structures(loaded, problem)
     yield finding
     if points is not None:
@@ -101,8 +108,63 @@ def _load_range(loaded: Loaded, problem: MicroProblem) -> Finding:
             return Finding(False, "training range", said)
     if missing := [name for name in columns if name not in ranges]:
         said = f"no range for {', '.join(missing)}; `train` needs training.load_range of every input"
-        return Finding(loaded.model is not None and loaded.model.exists(), "training range", said)
+        return Finding(loaded.model is None or loaded.model.exists(), "training range", said)
     return Finding(True, "training range", ", ".join(f"{k} {low:g}..{high:g}" for k, (low, high) in ranges.items()))
+
+
+def _loads(loaded: Loaded, problem: MicroProblem, folder: Path) -> Iterator[Finding]:
+    """What the macro solver asked in the last runs, and its initial values, against the training range."""
+    ranges = loaded.config.neuroscale.training.load_range
+    if not set(problem.inputs.columns) <= ranges.keys():
+        return
+    for name, value in loaded.config.neuroscale.precice.initial.items():
+        if name in ranges and not ranges[name][0] <= value <= ranges[name][1]:
+            yield Finding(False, "loads", f"precice.initial.{name} = {value:g} is outside training.load_range")
+    known = {label: reached for label in RUNS if (reached := met(folder / label))}
+    if not known:
+        yield Finding(True, "loads", "not known before a run; `run --fine-only` measures them without a model")
+        return
+    outside = {label: text for label, reached in known.items() if (text := _beyond(reached, ranges))}
+    if not outside:
+        runs = ", ".join(known)
+        yield Finding(True, "loads", f"those of the results that are there ({runs}) lie within training.load_range")
+        return
+    said = "; ".join(f"{label} reached {text}" for label, text in outside.items())
+    share = max(_out_of_domain(folder / label) for label in RUNS)
+    yield Finding(
+        share <= MANY, "loads",
+        f"{said}, beyond training.load_range: such points fall back to the fine solver ({100 * share:.2g} % of the "
+        "answers of these runs); to spare them, widen the range and train again",
+    )  # fmt: skip
+
+
+def _out_of_domain(folder: Path) -> float:
+    """Share of a run's answers that came from the fine solver because the question was no known ground."""
+    table = read_table(folder / "ledger.csv")
+    asked = sum(sum(table.get(f"answered_{name}", [])) for name in SOURCES)
+    return float(sum(table.get("refused_out_of_domain", [])) / asked) if asked else 0.0
+
+
+def met(folder: Path) -> dict[str, tuple[float, float]]:
+    """Range of each input column over the windows of a run; empty if it is not known."""
+    table = read_table(folder / "ledger.csv")
+    lowest, highest = (
+        {name.removeprefix(f"{end}_"): [v for v in cells if isinstance(v, float)]
+         for name, cells in table.items() if name.startswith(f"{end}_")}
+        for end in ENDS
+    )  # fmt: skip
+    return {name: (min(cells), max(highest[name])) for name, cells in lowest.items() if cells and highest.get(name)}
+
+
+def _beyond(reached: Mapping[str, tuple[float, float]], ranges: Mapping[str, tuple[float, float]]) -> str:
+    """The columns that leave their range, with where they go."""
+    outside = []
+    for name, (low, high) in reached.items():
+        least, most = ranges.get(name, (-np.inf, np.inf))
+        slack = 1e-6 * (most - least)
+        if np.isfinite(slack) and not (least - slack <= low and high <= most + slack):
+            outside.append(f"{name} {low:.4g}..{high:.4g}")
+    return ", ".join(outside)
 
 
 def _micro_structures(loaded: Loaded, problem: MicroProblem) -> tuple[Points | None, Finding]:
@@ -195,11 +257,42 @@ def _model(loaded: Loaded, problem: MicroProblem) -> tuple[Surrogate | None, Fin
         model = surrogate.load(path, problem, device=loaded.config.neuroscale.fine.device)
     except NeuroscaleError as error:
         return None, Finding(False, "model", str(error))
+    if (narrow := _narrower(model.card.input_range, loaded, problem)) is not None:
+        said = f"{path.name} was trained on {narrow}; train it again with `neuroscale-couple train {loaded.path}`"
+        return model, Finding(False, "model", said)
     p95 = {k: v for k, v in model.card.metrics.items() if "p95" in k}
     errors = ", ".join(f"{name} {100 * value:.2f} %" for name, value in p95.items())
     return model, Finding(
         True, "model", f"{path.name} fits the micro problem; held-out error: {errors or 'not stated'}"
     )
+
+
+def _narrower(trained: Sequence[tuple[float, float]], loaded: Loaded, problem: MicroProblem) -> str | None:
+    """Where a model was trained on less than the configuration says, or None."""
+    ranges = loaded.config.neuroscale.training.load_range
+    for name, (low, high) in zip(problem.inputs.columns, trained, strict=True):
+        least, most = ranges.get(name, (low, high))
+        slack = 1e-6 * (most - least)
+        if least < low - slack or most > high + slack:
+            return f"{name} {low:g}..{high:g}, training.load_range says {least:g}..{most:g}"
+    return None
+
+
+def _stages(loaded: Loaded, problem: MicroProblem) -> Iterator[Finding]:
+    """Gate stages and corrections that cannot be made."""
+    from neuroscale_couple.correction import make_corrections
+    from neuroscale_couple.gate import make_gate
+
+    settings = loaded.config.neuroscale
+    parts: dict[str, Callable[[], Any]] = {
+        "gate stages": lambda: make_gate(settings.gate, problem),
+        "correction": lambda: make_corrections(settings.correction, problem),
+    }
+    for what, make in parts.items():
+        try:
+            make()
+        except NeuroscaleError as error:
+            yield Finding(False, what, str(error))
 
 
 def _gate(loaded: Loaded, problem: MicroProblem, points: Points, model: Surrogate) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import numpy.typing as npt
 
 from neuroscale_couple.checkpoint import write_atomically
 from neuroscale_couple.values import F64, Layout, Points, Reply
+
+log = logging.getLogger("neuroscale_couple.results")
 
 Values = Mapping[str, npt.NDArray[Any]]
 
@@ -41,10 +44,12 @@ class Series:
         pvd = self.folder / f"{self.name}.pvd"
         if not pvd.exists():
             return
-        for entry in ElementTree.parse(pvd).iter("DataSet"):
-            window = int(entry.attrib["file"].removesuffix(".vtu").rpartition("_")[2])
-            if window < windows:
-                self.times[window] = float(entry.attrib["timestep"])
+        try:
+            known = windows_of(self.folder, self.name)
+        except (ElementTree.ParseError, ValueError, KeyError) as error:
+            log.warning("%s cannot be read (%s); it is begun anew", pvd, error)
+            known = []
+        self.times = {window: time for window, time, _ in known if window < windows}
         self._write_pvd()
 
     def _write_pvd(self) -> None:
@@ -72,6 +77,7 @@ class PointFields:
 
     def __init__(self, folder: Path, comm: Any, points: Points, outputs: Layout, every: int = 1) -> None:
         self.series = Series(Path(folder), "points")
+        self.broken = False
         self.comm, self.points, self.outputs, self.every = comm, points, outputs, every
 
     def write(self, window: int, time: float, reply: Reply) -> None:
@@ -80,7 +86,7 @@ class PointFields:
             return
         mine = (self.points.ids, self.points.coordinates, reply.source, reply.reason, reply.error, reply.outputs)
         ranks = [mine] if self.comm is None or self.comm.size == 1 else self.comm.gather(mine, root=0)
-        if ranks is None:
+        if ranks is None or self.broken:
             return
         ids, coordinates, source, reason, error, outputs = (np.concatenate(part) for part in zip(*ranks, strict=True))
         order = np.argsort(ids)
@@ -91,7 +97,14 @@ class PointFields:
             "estimated_error": error[order],
             **self.outputs.unpack(outputs[order]),
         }
-        self.series.write(window, time, point_cloud(coordinates[order], values))
+        try:
+            self.series.write(window, time, point_cloud(coordinates[order], values))
+        except OSError as error:  # a full disk must not end the run, and on rank 0 alone at that
+            self.broken = True
+            log.warning(
+                "%s: fields of window %d cannot be written (%s); the run goes on without them",
+                self.series.folder, window, error.strerror or error,
+            )  # fmt: skip
 
     def truncate(self, windows: int) -> None:
         """Forget windows from this one on."""

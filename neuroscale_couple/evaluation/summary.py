@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from neuroscale_couple.errors import ConfigError
 from neuroscale_couple.ledger import SOURCES, STAGES, read_table
 
 PACKAGES = ("neuroscale-couple", "numpy", "scipy", "torch", "scikit-fem", "mapie", "mpi4py")
@@ -68,6 +70,35 @@ class RunRecord:
         )
 
 
+def script_digest(macro: Path | None) -> str:
+    """SHA-256 of the macro script and the Python files beside it; empty for a replay without one."""
+    if macro is None:
+        return ""
+    digest = hashlib.sha256()
+    for path in sorted(macro.parent.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def incomparable(folder: Path, reference: Path, closed: Mapping[str, Any]) -> str | None:
+    """Why a finished run is not to be compared with a fine-only run, as a sentence; None: it may be.
+
+    closed: keys of the configuration that make a run fine-only
+    """
+    from neuroscale_couple.config.load import load
+
+    ours, theirs = RunRecord.load(folder), RunRecord.load(reference)
+    if theirs is None:
+        return f"there is no finished fine-only run in {reference}"
+    what = "macro script" if ours is not None and ours.script != theirs.script else ""
+    try:
+        if load(folder / "neuroscale.resolved.yaml", closed).digest != theirs.digest:
+            what = "configuration"
+    except ConfigError:  # files that it names lie elsewhere: what cannot be told is not held against it
+        pass
+    return f"the fine-only run in {reference} is of another {what}; make it again to compare" if what else None
+
+
 def summarise(
     folder: Path, settings: Mapping[str, Any], reference: Path | None, reused: bool = False
 ) -> dict[str, Any]:
@@ -76,18 +107,19 @@ def summarise(
     settings: the gate section of the resolved configuration; reference: folder of the fine-only run
     """
     record = RunRecord.load(folder)
-    ledger = {name: np.array(values) for name, values in read_table(folder / "ledger.csv").items() if values}
+    ledger = read_table(folder / "ledger.csv")
     audits = read_table(folder / "audits.csv")
     error = np.array(audits.get("error", []), dtype=np.float64)
-    total = {name: _sum(ledger, name) for name in ledger}
+    total = _totals(ledger)
     wall = record.wall_s if record is not None else total.get("seconds_total", 0.0)
     fine_only = RunRecord.load(reference) if reference is not None else None
     summary: dict[str, Any] = {
-        "points": int(max(ledger.get("points", [0]))),
+        "points": int(max(ledger.get("points", []), default=0)),
         "windows": len(ledger.get("window", [])),
         "iterations": int(total.get("iterations", 0)),
         "answered": {name: int(total.get(f"answered_{name}", 0)) for name in SOURCES} | {"audit": len(error)},
         "fine_solves": int(total.get("fine_solves", 0)),
+        "price": _price(total, reference),
         "tolerance": settings["tolerance"],
         "confidence": settings["confidence"],
         "audit": _audit(error, settings["tolerance"]),
@@ -128,16 +160,37 @@ def _relative(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
     return float(np.max(np.linalg.norm(flat_a - flat_b, axis=1) / np.where(size > 0, size, 1.0), initial=0.0))
 
 
-def _sum(ledger: Mapping[str, Any], name: str) -> float:
-    values = ledger[name]
-    return float(values.sum()) if values.dtype.kind == "f" else 0.0
+def _price(total: Mapping[str, float], reference: Path | None) -> dict[str, Any]:
+    """What one answer of each source cost, ms of one rank; a solve of the fine-only run; what the fine head saved, s.
+
+    The fine head spares a solve wherever its answer is accepted, and costs wherever it is asked. What the spared solves
+    would have cost lies between those of the fine-only run (all points at once, warm) and this run's (few, cold).
+    """
+    found: dict[str, Any] = {name: _price_of(total, name) for name in SOURCES}
+    fine_only = _totals(read_table(reference / "ledger.csv")) if reference is not None else {}
+    solve, head = _price_of(fine_only, SOURCES[-1])["ms"], found["surrogate_fine"]
+    known = sorted(ms for ms in (solve, found["fine"]["ms"]) if ms is not None)
+    saved = None
+    if known and head["asked"]:
+        saved = [1e-3 * (ms * total["answered_surrogate_fine"] - head["ms"] * head["asked"]) for ms in known]
+    return found | {"fine_only_ms": solve, "fine_head_saved_s": saved}
+
+
+def _price_of(total: Mapping[str, float], source: str) -> dict[str, Any]:
+    asked, spent = total.get(f"asked_{source}", 0.0), total.get(f"rank_seconds_{source}", 0.0)
+    return {"asked": int(asked), "ms": 1e3 * spent / asked if asked else None}
+
+
+def _totals(ledger: Mapping[str, list[Any]]) -> dict[str, float]:
+    """Sums of the columns that hold numbers alone; of the others 0."""
+    return {name: sum(cells) if all(isinstance(v, float) for v in cells) else 0.0 for name, cells in ledger.items()}
 
 
 def _audit(error: np.ndarray[Any, Any], tolerance: float) -> dict[str, Any]:
     if not len(error):
         return {"n": 0, "p50": None, "p95": None, "max": None, "share_above_tolerance": None}
     p50, p95 = (float(q) for q in np.quantile(error, [0.5, 0.95]))
-    above = float(np.mean(error > tolerance))
+    above = float(np.mean(~(error <= tolerance)))
     return {"n": len(error), "p50": p50, "p95": p95, "max": float(error.max()), "share_above_tolerance": above}
 
 
@@ -191,13 +244,15 @@ def rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("answered by the fine head", f"{share['surrogate_fine']:.2f} %"),
         ("answered by the fine solver (fallback)", f"{share['fine']:.2f} %"),
         ("fine solves, audits among them", f"{summary['fine_solves']}, {answered['audit']}"),
+        *_prices(summary["price"], answered["surrogate_fine"]),
     ]
     if audit["n"]:
         errors = " / ".join(f"{100 * audit[key]:.2f}" for key in ("p50", "p95", "max"))
         allowed = 100 * (1 - summary["confidence"])
+        above = round(audit["share_above_tolerance"] * audit["n"])
         found += [
             (f"audited error, p50 / p95 / max (tolerance {100 * summary['tolerance']:g} %)", f"{errors} %"),
-            (f"audits above the tolerance (allowed {allowed:.3g} %)", f"{100 * audit['share_above_tolerance']:.2f} %"),
+            (f"audits above the tolerance ({allowed:.3g} % may be)", f"{above} of {audit['n']}"),
         ]
     for key, (_, name) in MACRO.items():
         if summary["macro_error"] is not None and key in summary["macro_error"]:
@@ -213,6 +268,25 @@ def rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("speed-up", f"{summary['speedup']:.1f}"),
         ]
     return found
+
+
+def _prices(price: Mapping[str, Any], accepted: int) -> list[tuple[str, str]]:
+    shown = " / ".join("-" if price[name]["ms"] is None else f"{price[name]['ms']:.3g}" for name in SOURCES)
+    solve, saved = price["fine_only_ms"], price["fine_head_saved_s"]
+    found = [("one answer, coarse head / fine head / fine solver", f"{shown} ms")]
+    if solve is not None:
+        found += [("one solve of the fine-only run", f"{solve:.3g} ms")]
+    if saved is None:
+        return found
+    share = f"{100 * accepted / price['surrogate_fine']['asked']:.0f} % of its answers were accepted"
+    low, high = saved[0], saved[-1]
+    if high < 0.0:
+        said = f"solves would have cost {-high:.2f} s less at least: gate.fine_head: false leaves it out"
+    elif low >= 0.0:
+        said = f"it saved {low:.2f} s of solves at least"
+    else:
+        said = f"no clear gain: solves would have cost between {-low:.2f} s less and {high:.2f} s more"
+    return [*found, ("the fine head", f"{share}; {said}")]
 
 
 def _newtons(summary: Mapping[str, Any]) -> list[tuple[str, list[int]]]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from neuroscale_couple.errors import ConfigError
+from neuroscale_couple.config.named import make
 
 if TYPE_CHECKING:
     from neuroscale_couple.config.schema import Fine, Gate
@@ -25,20 +24,9 @@ def make_fine_solver(settings: Fine, problem: MicroProblem) -> FineSolver:
 
     Raises: ConfigError if the name is unknown, cannot be imported or does not fit the problem.
     """
-    path = _KNOWN.get(settings.solver, settings.solver)
-    module, _, name = path.partition(":")
-    if not name:
-        raise ConfigError(
-            f"fine.solver: {settings.solver!r} is unknown; use one of {sorted(_KNOWN)}"
-            " or package.module:Class of your own"
-        )
-    try:
-        factory = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as cause:
-        raise ConfigError(
-            f"fine.solver: cannot load {settings.solver!r} ({cause}); is it on the Python path?"
-        ) from cause
-    solver: FineSolver = factory(settings, problem)
+    from neuroscale_couple.fine.base import FineSolver
+
+    solver: FineSolver = make("fine.solver", settings.solver, _KNOWN, FineSolver, settings, problem)
     return solver
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from neuroscale_couple.config.schema import Fine
+from neuroscale_couple.devices import choose_device
 from neuroscale_couple.errors import ConfigError
 from neuroscale_couple.fine.base import FineSolver
 from neuroscale_couple.fine.newton_cg import NewtonCG
@@ -165,20 +165,3 @@ def _fluctuation(guess: Tensor) -> Tensor:
     """Fluctuation of a guess [m, c, y, x]; zero in rows that are not finite."""
     usable = torch.isfinite(guess).all(dim=3).all(dim=2).all(dim=1)[:, None, None, None]
     return torch.where(usable, guess - guess.mean(dim=(-2, -1), keepdim=True), torch.zeros_like(guess))
-
-
-def _local_rank() -> int:
-    """Rank of this process on its node, as the launcher tells it; 0 without one."""
-    names = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "MV2_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
-    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` is the GPU of the node-local rank where there is one, else the CPU. Raises: ConfigError."""
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if name not in ("auto", "cuda"):
-        raise ConfigError(f"fine.device: {name!r} is unknown; use auto, cpu or cuda")
-    if not torch.cuda.is_available():
-        raise ConfigError("fine.device: cuda was asked for, but torch sees no GPU; use auto or cpu")
-    return torch.device("cuda", _local_rank() % torch.cuda.device_count())

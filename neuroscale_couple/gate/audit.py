@@ -38,7 +38,7 @@ class Monitor(GateStage):
     def __init__(self, settings: schema.Gate, problem: MicroProblem) -> None:
         self._settings = settings
         self._same_points = bool(getattr(problem, "remembers", False))
-        self._recent: deque[tuple[float, float, float]] = deque(maxlen=RECENT)  # source, score, error
+        self._recent: deque[tuple[float, ...]] = deque(maxlen=RECENT)  # source, score, error, 1 where taken
 
     def attach(self, points: Points, card: Card | None) -> None:
         """A new surrogate starts with a clean record."""
@@ -57,16 +57,29 @@ class Monitor(GateStage):
 
     def learn(self, audit: Audit) -> None:
         """Add the audits of a window (of all ranks) to the record."""
-        self._recent.extend(zip(audit.source.tolist(), audit.score.tolist(), audit.error.tolist(), strict=True))
+        new = np.zeros(len(audit.rows))
+        self._recent.extend(zip(*(a.tolist() for a in (audit.source, audit.score, audit.error, new)), strict=True))
 
     @property
     def record(self) -> F64:
         """The recent audits: float64 [n, 3], columns source, score, true relative error."""
-        return np.asarray(self._recent, dtype=np.float64).reshape(-1, 3)
+        return self._all[:, :3]
+
+    @property
+    def _all(self) -> F64:
+        return np.asarray(self._recent, dtype=np.float64).reshape(-1, 4)
+
+    def take(self) -> F64:
+        """Those of the recent audits that no earlier call has given: each is evidence once. As `record`."""
+        everything = self._all
+        fresh = everything[everything[:, 3] == 0.0, :3]
+        everything[:, 3] = 1.0
+        self._recent = _as_deque(everything)
+        return fresh
 
     def keep(self, accepted: Callable[[U8, F64], Any]) -> None:
         """Forget the audits of answers that would not be accepted any more."""
-        record = self.record
+        record = self._all
         kept = record[np.asarray(accepted(record[:, 0].astype(np.uint8), record[:, 1]), dtype=bool)]
         self._recent = _as_deque(kept)
 
@@ -85,15 +98,15 @@ class Monitor(GateStage):
 
     def get_state(self) -> Mapping[str, Any]:
         """The recent audits."""
-        return {"recent": self.record}
+        return {"recent": self._all}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Restore the recent audits."""
-        record = np.asarray(state.get("recent", np.zeros((0, 3))), dtype=np.float64).reshape(-1, 3)
+        record = np.asarray(state.get("recent", np.zeros((0, 4))), dtype=np.float64).reshape(-1, 4)
         self._recent = _as_deque(record)
 
 
-def _as_deque(record: F64) -> deque[tuple[float, float, float]]:
+def _as_deque(record: F64) -> deque[tuple[float, ...]]:
     return deque(zip(*record.T.tolist(), strict=True), maxlen=RECENT)
 
 

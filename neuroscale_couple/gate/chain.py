@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -10,22 +9,20 @@ from typing import Any
 import numpy as np
 
 from neuroscale_couple.config import schema
-from neuroscale_couple.errors import ConfigError
+from neuroscale_couple.config.named import make
 from neuroscale_couple.gate.audit import Monitor
 from neuroscale_couple.gate.base import GateStage
-from neuroscale_couple.gate.domain import Domain
-from neuroscale_couple.gate.physical import Physical
 from neuroscale_couple.gate.uncertainty import Uncertainty
 from neuroscale_couple.physics.base import MicroProblem
 from neuroscale_couple.reasons import Reason, Source
 from neuroscale_couple.surrogate.artifact import Card
 from neuroscale_couple.values import F64, I64, U8, Audit, Points, Prediction
 
-STAGES: dict[str, type[GateStage]] = {
-    "domain": Domain,
-    "uncertainty": Uncertainty,
-    "physical": Physical,
-    "audit": Monitor,
+STAGES = {
+    "domain": "neuroscale_couple.gate.domain:Domain",
+    "uncertainty": "neuroscale_couple.gate.uncertainty:Uncertainty",
+    "physical": "neuroscale_couple.gate.physical:Physical",
+    "audit": "neuroscale_couple.gate.audit:Monitor",
 }
 KEPT = 20
 """Audits below a lowered threshold that are needed to trust it."""
@@ -38,7 +35,9 @@ class Gate(GateStage):
 
     def __init__(self, settings: schema.Gate, problem: MicroProblem, comm: Any = None) -> None:
         self.settings = settings
-        self.stages: dict[str, GateStage] = {name: _build(name, settings, problem) for name in settings.stages}
+        self.stages: dict[str, GateStage] = {
+            name: make("gate.stages", name, STAGES, GateStage, settings, problem) for name in settings.stages
+        }
         self._comm = comm
         self._has_model = False
         self._closed_by_audits = False
@@ -88,6 +87,11 @@ class Gate(GateStage):
         stage = next((s for s in self.stages.values() if isinstance(s, Uncertainty)), None)
         return np.inf if stage is None else stage.thresholds.get(rung, -np.inf)
 
+    def asks(self, rung: Source) -> bool:
+        """Whether a rung is worth asking: the configuration wants it, and some of its answers may be accepted."""
+        wanted = self.settings.fine_head or rung is not Source.SURROGATE_FINE
+        return wanted and self.largest_score(rung) > -np.inf
+
     def select_audits(self, window: int, ids: I64, source: U8) -> I64:
         """Local rows (int64) to audit at the end of a window; none without the `audit` stage."""
         monitor = self._monitor
@@ -111,10 +115,10 @@ class Gate(GateStage):
     def _react(self, monitor: Monitor) -> None:
         """Too many bad audits: calibrate again with them; lower a threshold; else close."""
         bad, n = monitor.bad, len(monitor.record)
-        found = f"{bad} of the last {n} audits pass the tolerance of {self.settings.tolerance:g}"
+        found = f"{bad} of the last {n} audits exceed the tolerance of {self.settings.tolerance:g}"
         stage = next((s for s in self.stages.values() if isinstance(s, Uncertainty)), None)
         if stage is not None:
-            record = monitor.record
+            record = monitor.take()  # each audit is evidence once
             stage.add_pairs(record[:, 0].astype(np.uint8), record[:, 1], record[:, 2])
             monitor.keep(stage.would_accept)
             if monitor.alarm:
@@ -167,20 +171,3 @@ def gather(audit: Audit, comm: Any) -> Audit:
         audit = Audit(*(np.concatenate([getattr(p, f) for p in parts]) for f in Audit.__dataclass_fields__))
     order = np.lexsort((audit.score, audit.error, audit.source))
     return Audit(audit.rows[order], audit.source[order], audit.score[order], audit.estimate[order], audit.error[order])
-
-
-def _build(name: str, settings: schema.Gate, problem: MicroProblem) -> GateStage:
-    """Make a stage from its name. Raises: ConfigError."""
-    if name in STAGES:
-        return STAGES[name](settings, problem)
-    module, _, attribute = name.partition(":")
-    if not attribute:
-        known = f"one of {sorted(STAGES)}, or package.module:Class of your own"
-        raise ConfigError(f"gate.stages: unknown stage {name!r}; {known}")
-    try:
-        kind = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"gate.stages: {name!r} cannot be loaded: {error}") from error
-    if not (isinstance(kind, type) and issubclass(kind, GateStage)):
-        raise ConfigError(f"gate.stages: {name!r} is not a GateStage; derive it from neuroscale_couple.gate.base")
-    return kind(settings, problem)

@@ -1,7 +1,7 @@
 r"""Stage `uncertainty`: turns the surrogate's own score into a statement about its error.
 
 Threshold (Learn-then-Test, through MAPIE). For each rung, answers with score <= lambda are accepted, with the
-largest lambda of a grid for which the hypothesis "more than 1 - confidence of the accepted answers pass the
+largest lambda of a grid for which the hypothesis "more than 1 - confidence of the accepted answers exceed the
 tolerance" is rejected on held-out pairs (score, error). The family-wise error is `calibration.DELTA` = 5 %; the
 thresholds are tested in fixed sequences of rising scores, with exact binomial p-values.
 Guaranteed: with probability 95 % over the draw of the calibration set, at most 1 - confidence of the accepted
@@ -91,8 +91,12 @@ class Uncertainty(GateStage):
         return np.asarray(score <= limit[source])
 
     def add_pairs(self, source: U8, score: F64, error: F64) -> None:
-        """Add audited pairs to the calibration sets of their rungs and calibrate again."""
+        """Add audited pairs to the calibration sets of their rungs and calibrate again; no threshold rises by it.
+
+        source: uint8 [n]; score, error: float64 [n]
+        """
         for rung in self._pairs:
+            self._cap[rung] = self.thresholds.get(rung, -np.inf)
             mine = source == rung
             self._pairs[rung] = np.concatenate([self._pairs[rung], clean_pairs(score[mine], error[mine])])
         self._calibrate()
@@ -147,6 +151,6 @@ def _explain(rung: Source, error: F64, settings: schema.Gate) -> str:
         )
     share = float(np.mean(error > settings.tolerance))
     return head + (
-        f"{share:.1%} of {len(error)} held-out answers pass it and no threshold of the score sorts them out; "
+        f"{share:.1%} of {len(error)} held-out answers exceed it and no threshold of the score sorts them out; "
         "train longer or raise gate.tolerance"
     )

@@ -19,11 +19,13 @@ def make_learner(
     folder: Path,
     comm: Any = None,
     gate: schema.Gate | None = None,
+    device: str = "auto",
 ) -> Learner | None:
     """The learner of a run, or None for `mode: off`.
 
     folder: of the run; samples go to `samples/`, artifacts to `models/`
     gate: its tolerance and confidence decide whether a candidate is of use
+    device: that surrogates run on, `fine.device`
     """
     if settings.mode == "off":
         return None
@@ -36,7 +38,7 @@ def make_learner(
         return OpaqueLearner(settings, problem, folder, comm, gate or Gate())
     from neuroscale_couple.learning.train import OnlineLearner
 
-    return OnlineLearner(settings, training, problem, folder, comm, gate or Gate())
+    return OnlineLearner(settings, training, problem, folder, comm, gate or Gate(), device)
 
 
 __all__ = ["make_learner"]

@@ -89,7 +89,7 @@ def decide(
     """Whether to promote, and the reason as a sentence."""
     for rung, metrics in candidate.items():
         if _breaks_promise(metrics, gate):
-            return False, f"{rung}: {metrics.above:.1%} of the held-out answers it would accept pass the tolerance"
+            return False, f"{rung}: {metrics.above:.1%} of the held-out answers it would accept exceed the tolerance"
     if not any(m.accepted > 0.0 for m in candidate.values()):
         return False, f"no answer of the candidate would be accepted at a tolerance of {gate.tolerance:g}"
     if current is None:

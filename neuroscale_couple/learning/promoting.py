@@ -44,8 +44,9 @@ class PromotingLearner(Learner):
         folder: Path,
         comm: Any,
         gate: schema.Gate,
+        device: str = "auto",
     ) -> None:
-        self._settings, self._problem, self._gate = settings, problem, gate
+        self._settings, self._problem, self._gate, self._device = settings, problem, gate, device
         self._comm = comm
         self._rank, self._size = parallel.rank(comm), parallel.size(comm)
         self._models = folder / "models"
@@ -85,9 +86,10 @@ class PromotingLearner(Learner):
                 log.info("samples of an earlier run are kept in %s", old)
         except OSError as error:
             failure = error
-        parallel.barrier(self._comm)
-        if failure is not None:
-            self._stop(failure)
+        if parallel.max_over(
+            self._comm, np.array([int(failure is not None)])
+        ).any():  # else samples of two runs would mix
+            return self._stop(failure or OSError("rank 0 could not set those of an earlier run aside"))
         self._store.begin()
 
     def _flush(self, window: int) -> None:
@@ -185,13 +187,14 @@ class PromotingLearner(Learner):
     # -- artifacts
 
     def _keep_first(self, current: Surrogate | None) -> Path | None:
-        """The artifact that training starts from; the first one is kept as v000."""
+        """The artifact that training starts from; the first one of this run is kept as v000."""
         path = getattr(current, "path", None)
         if path is None:
             return None
-        if not self._path(0).exists():
+        known = self._path(0)
+        if not known.exists() or (self._trainings == 1 and Path(path).resolve() != known.resolve()):
             for file in _files(Path(path)):
-                shutil.copyfile(file, self._path(0).with_suffix(file.suffix))
+                shutil.copyfile(file, known.with_suffix(file.suffix))
         return Path(path)
 
     def _path(self, version: int) -> Path:
@@ -204,7 +207,7 @@ class PromotingLearner(Learner):
     def _read(self, path: Path, version: int) -> Surrogate:
         from neuroscale_couple.surrogate import load
 
-        surrogate = load(path, self._problem)
+        surrogate = load(path, self._problem, device=self._device)
         surrogate.version = version
         return surrogate
 

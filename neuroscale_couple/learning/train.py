@@ -45,8 +45,9 @@ class OnlineLearner(PromotingLearner):
         folder: Path,
         comm: Any,
         gate: schema.Gate,
+        device: str,
     ) -> None:
-        super().__init__(settings, problem, folder, comm, gate)
+        super().__init__(settings, problem, folder, comm, gate, device)
         self._training = training
         self._expected: F64 | None = None  # loads that the run may meet, for the training that is due
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from neuroscale_couple.errors import ConfigError
+from neuroscale_couple.config.named import make
 
 if TYPE_CHECKING:
     from neuroscale_couple.config.schema import Problem
@@ -25,18 +24,7 @@ def make_problem(settings: Problem) -> MicroProblem:
 
     Raises: ConfigError if the name is unknown, cannot be imported or its settings are wrong.
     """
-    path = _KNOWN.get(settings.name, settings.name)
-    module, _, name = path.partition(":")
-    if not name:
-        raise ConfigError(
-            f"problem.name: {settings.name!r} is unknown; use one of {sorted(_KNOWN)}"
-            " or package.module:Class of your own"
-        )
-    try:
-        factory = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as cause:
-        raise ConfigError(
-            f"problem.name: cannot load {settings.name!r} ({cause}); is it on the Python path?"
-        ) from cause
-    problem: MicroProblem = factory(settings)
+    from neuroscale_couple.physics.base import MicroProblem
+
+    problem: MicroProblem = make("problem.name", settings.name, _KNOWN, MicroProblem, settings)
     return problem

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from neuroscale_couple.devices import choose_device
 from neuroscale_couple.errors import ArtifactError
 from neuroscale_couple.physics.base import CellProblem, MicroProblem
 from neuroscale_couple.reasons import Source
@@ -53,6 +54,7 @@ class TorchScriptSurrogate(Surrogate):
         self.module.eval()
         pixels = problem.grid[0] * problem.grid[1]
         self._chunk = max(1, CHUNK_PIXELS // pixels) if self.device.type == "cpu" else 1024
+        self._points: Points | None = None
         self._parameters: tuple[Tensor, Tensor] | None = None
         self._phase = torch.zeros((0, *problem.grid), dtype=torch.uint8, device=self.device)
         self._modes = ModesCache(0, MODES_MB)
@@ -66,8 +68,10 @@ class TorchScriptSurrogate(Surrogate):
     def attach(self, points: Points) -> None:
         """Encode the micro structures of the points this rank owns and keep the coarse rung's parameters.
 
-        Raises: MicrostructureError.
+        The same points are encoded once. Raises: MicrostructureError.
         """
+        if points is self._points:
+            return
         self.problem.check_parameters(dict(points.parameters))
         phase = np.ascontiguousarray(points.parameters["phase"], dtype=np.uint8)
         self._phase = torch.from_numpy(phase).to(self.device)
@@ -81,7 +85,7 @@ class TorchScriptSurrogate(Surrogate):
                 base[part], code[part] = self.module.encode(self._phase[part].to(torch.float32))
 
         self._workers.run(encode, _parts(len(points), self._chunk))
-        self._parameters = (base, code)
+        self._parameters, self._points = (base, code), points
 
     def predict(self, rung: Source, rows: I64, inputs: F64) -> Prediction:
         """Answer the points `rows` on one rung; NaN in, NaN out."""
@@ -194,24 +198,3 @@ class ModesCache:
         self._store[self._used : self._used + count] = made[:count]
         self._slot[points[:count].to(self._slot.device)] = torch.arange(self._used, self._used + count)
         self._used += count
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` is the GPU of the node-local rank where there is one, else the CPU. Raises: ArtifactError."""
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if name not in ("auto", "cuda"):
-        raise ArtifactError(f"device {name!r} of the surrogate is unknown; use auto, cpu or cuda")
-    if not torch.cuda.is_available():
-        raise ArtifactError("the surrogate was asked to run on cuda, but torch sees no GPU; use auto or cpu")
-    return torch.device("cuda", node_local_index() % torch.cuda.device_count())
-
-
-def node_local_index() -> int:
-    """Rank among the processes of this node, from the launcher's environment; 0 without one."""
-    import os
-
-    for name in ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"):
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0

@@ -129,7 +129,7 @@ def generate_data(
     """
     settings = config.training
     ranges = load_ranges(problem, settings)
-    where = folder / "training_data" / _digest(config, problem)
+    where = folder / "training_data" / _digest(config, problem, folder)
     where.mkdir(parents=True, exist_ok=True)
     fine = config.fine.model_copy(update={"tolerance": max(config.fine.tolerance, ACCURACY)})
     solver = make_fine_solver(fine, problem)
@@ -140,7 +140,7 @@ def generate_data(
         path = where / f"shard_{index:04d}.safetensors"
         count = min(SHARD, settings.structures - first)
         shard = _read_shard(path)
-        if shard is None:
+        if shard is None or len(shard.phase) != count:  # of a data set of another size: its last shard was shorter
             rng = np.random.default_rng([settings.seed, index])
             ids = FIRST_ID + first + np.arange(count, dtype=np.int64)
             phase = generate(config.microstructure, ids, problem.grid[0], folder)
@@ -183,7 +183,8 @@ def _solve_shard(solver: FineSolver, problem: CellProblem, phase: U8, states: F6
     )
 
 
-def _digest(config: schema.Neuroscale, problem: CellProblem) -> str:
+def _digest(config: schema.Neuroscale, problem: CellProblem, folder: Path) -> str:
+    """Names what the data depend on; an image counts with its content."""
     settings = config.training
     known = {
         "problem": problem.signature,
@@ -196,6 +197,9 @@ def _digest(config: schema.Neuroscale, problem: CellProblem) -> str:
             max(config.fine.tolerance, ACCURACY),
         ],
     }
+    path = config.microstructure.path
+    if config.microstructure.kind == "image" and path is not None and (folder / path).is_file():
+        known["image"] = hashlib.sha256((folder / path).read_bytes()).hexdigest()
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -17,6 +17,8 @@ from neuroscale_couple.values import F64, I64, relative_error
 PAIRS = 4000
 """Calibration pairs of the coarse rung at most."""
 CHUNK = 32
+HUGE = 1e30
+"""Stands for an error that is not finite, which JSON cannot say."""
 DISTANCE_SLACK = 1.02
 
 
@@ -81,7 +83,9 @@ def calibrate(
         rows = np.sort(rng.permutation(len(held))[:cap])
         outputs, score = answers(model, held, rows, rung == "surrogate_fine")
         error = relative_error(outputs, held.outputs[rows], floor)
-        calibration[rung] = Calibration(score=_short(score), error=_short(error))
+        error = np.where(np.isfinite(error), error, HUGE)
+        known = np.isfinite(score)
+        calibration[rung] = Calibration(score=_short(score[known]), error=_short(error[known]))
         for name, q in (("p50", 0.5), ("p95", 0.95), ("max", 1.0)):
             metrics[f"{rung}.{name}"] = float(f"{np.quantile(error, q):.4g}")
     return calibration, metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -96,7 +97,8 @@ def fit(
         reserve = 0.15 * seconds + 1.5
         plan = _shorten(plan, max(seconds - (time.perf_counter() - begun) - reserve, 0.2 * seconds))
     checkpoint = out.with_name(out.name + ".training") if seconds is None else None
-    trainer = CoarseTrainer(model, table, settings.seed, RATE if start is None else RATE_AGAIN, checkpoint)
+    identity = f"{data.sha256} {json.dumps(problem.signature)} {settings.model_dump_json()} {parent}"
+    trainer = CoarseTrainer(model, table, settings.seed, RATE if start is None else RATE_AGAIN, checkpoint, identity)
     tick = _ticker(progress)
     with one_thread():
         trainer.run(Budget(plan.steps, plan.seconds), tick)

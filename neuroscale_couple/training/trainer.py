@@ -96,11 +96,20 @@ class Table:
 class CoarseTrainer:
     """Trains the encoder and the coarse head, all members at once; resumable.
 
-    checkpoint: file for weights and optimiser state, or None
+    checkpoint: file for weights and optimiser state, or None; identity: of data and settings, a checkpoint of others is
+    not gone on from
     """
 
-    def __init__(self, model: NeuroScale, table: Table, seed: int, rate: float, checkpoint: Path | None = None) -> None:
-        self.model, self.table, self.checkpoint = model, table, checkpoint
+    def __init__(
+        self,
+        model: NeuroScale,
+        table: Table,
+        seed: int,
+        rate: float,
+        checkpoint: Path | None = None,
+        identity: str = "",
+    ) -> None:
+        self.model, self.table, self.checkpoint, self.identity = model, table, checkpoint, identity
         self.generator = torch.Generator().manual_seed(seed)
         self.rate = rate
         frozen = ("fine_head",) if table.descriptors is None else ("fine_head", "pyramid")
@@ -165,7 +174,7 @@ class CoarseTrainer:
         for i, state in enumerate(self.optimiser.state_dict()["state"].values()):
             tensors |= {f"optimiser.{i}.{k}": torch.as_tensor(v).contiguous() for k, v in state.items()}
         temporary = self.checkpoint.with_name(self.checkpoint.name + ".tmp")
-        save_file(tensors, temporary, metadata={"state": json.dumps({"step": self.step, "table": len(self.table)})})
+        save_file(tensors, temporary, metadata={"state": json.dumps({"step": self.step, "identity": self.identity})})
         os.replace(temporary, self.checkpoint)
 
     def _resume(self) -> None:
@@ -175,9 +184,9 @@ class CoarseTrainer:
         try:
             with safe_open(self.checkpoint, framework="pt") as file:
                 state = json.loads((file.metadata() or {})["state"])
-            tensors = load_file(self.checkpoint)
-            if state["table"] != len(self.table):
+            if state["identity"] != self.identity:
                 return
+            tensors = load_file(self.checkpoint)
             self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError):
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,16 @@ def check_time(t: float, dt: float, totals: Mapping[str, float], outputs: Layout
             raise InputError(f"the macro solver sent {name} = {value}: it must be a finite number")
     if totals and (unknown := sorted({name.partition("@")[0] for name in totals} - set(outputs.columns))):
         raise InputError(f"unknown total {unknown[0]!r}; the outputs are {list(outputs.columns)}")
+
+
+def check_state(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Refuse a macro state that no checkpoint can hold. arrays: of numbers [...], by name. Raises: InputError."""
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+            raise InputError(
+                f"macro_state {name!r}: got an array of {array.dtype}, expected whole numbers, truth values or floats "
+                "of up to 64 bits; split complex numbers, and keep texts elsewhere"
+            )
 
 
 def describe_call(t: float, dt: float, totals: Mapping[str, float]) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from neuroscale_couple.errors import TransportError
 from neuroscale_couple.parallel import T, communicator, guard_exit, together
 from neuroscale_couple.transport.base import Closure, Inputs, ServiceFactory, State, Totals
-from neuroscale_couple.transport.border import check_time, clock_of, describe_call, pack_inputs
+from neuroscale_couple.transport.border import check_state, check_time, clock_of, describe_call, pack_inputs
 from neuroscale_couple.transport.distribution import Distribution, pack_reply, unpack_reply
 from neuroscale_couple.values import F64, Batch, Outputs, Points, Reply
 
@@ -74,7 +75,13 @@ class EmbeddedClosure(Closure):
 
     def commit(self, macro_state: State | None = None) -> None:
         """See `Closure.commit`."""
-        self._call("commit", lambda: self._service.commit(macro_state))
+
+        def check() -> None:
+            self._check_usable()
+            check_state({name: np.asarray(value) for name, value in (macro_state or {}).items()})
+
+        together(self._comm, "commit", check, "calls commit")
+        self._together(f"commit of window {self._window}", lambda: self._service.commit(macro_state))
         self._window += 1
         self._iteration = 0
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from neuroscale_couple.errors import InputError, PeerError, TransportError
 from neuroscale_couple.parallel import communicator, rank, size, together
 from neuroscale_couple.transport.base import Closure, State
-from neuroscale_couple.transport.border import check_time, describe_call
+from neuroscale_couple.transport.border import check_state, check_time, describe_call
 from neuroscale_couple.transport.distribution import Rows, common_columns
 from neuroscale_couple.transport.frames import (
     ArraySpec,
@@ -166,6 +166,7 @@ class SocketClosure(Closure):
         def check() -> tuple[tuple[ArraySpec, ...], list[Rows]]:
             self._check_usable()
             arrays = {name: np.ascontiguousarray(value) for name, value in (macro_state or {}).items()}
+            check_state(arrays)
             return tuple(ArraySpec.of(name, array) for name, array in arrays.items()), list(arrays.values())
 
         specs, arrays = together(self._comm, "commit", check, "calls commit")

@@ -21,8 +21,9 @@ Array = npt.NDArray[Any]
 BUFFER = 4 << 20
 """Bytes that a socket may hold on their way; the system may grant less."""
 _WHOLE = getattr(socket, "MSG_WAITALL", 0)
+_AT_ONCE = getattr(socket, "MSG_DONTWAIT", _WHOLE)
 SOON = 1e-3
-"""Seconds of polling before a wait for an MPI message starts to sleep."""
+"""Seconds of polling before a wait for a message starts to sleep."""
 PATIENCE = 60.0
 """Seconds that an MPI peer, which waits for an answer, gets to take it."""
 LAST_WORDS = 2.0
@@ -128,10 +129,14 @@ class SocketStream(Stream):
             connection.setsockopt(socket.SOL_SOCKET, option, BUFFER)
 
     def receive_into(self, view: memoryview) -> None:
-        """See `Stream.receive_into`."""
+        """See `Stream.receive_into`; what begins a message is polled for at first: it often comes soon."""
+        end = time.perf_counter() + SOON if len(view) == HEADER.size else 0.0
         while len(view):
             try:
-                count = self.connection.recv_into(view, 0, _WHOLE)
+                count = self.connection.recv_into(view, 0, _AT_ONCE if time.perf_counter() < end else _WHOLE)
+            except BlockingIOError:
+                os.sched_yield()
+                continue
             except OSError as error:
                 raise self._lost(error) from None
             if count == 0:

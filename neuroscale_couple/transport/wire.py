@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from neuroscale_couple.errors import InputError
 from neuroscale_couple.parallel import idle_until, idle_wait_all
+from neuroscale_couple.transport.border import check_state
 from neuroscale_couple.transport.distribution import Rows, row_bytes, row_type
 from neuroscale_couple.values import I64, FieldSpec, Layout
 
@@ -128,12 +128,10 @@ def layout_from(described: list[Any]) -> Layout:
 def describe_arrays(arrays: Mapping[str, Any]) -> tuple[list[Kind], list[Rows]]:
     """Named arrays as (kinds, contiguous arrays), in the order of sending.
 
-    Raises: InputError if one holds Python objects.
+    Raises: InputError if one does not hold numbers.
     """
     values = {name: np.ascontiguousarray(value).reshape(np.shape(value)) for name, value in arrays.items()}
-    for name, value in values.items():
-        if value.dtype.hasobject:
-            raise InputError(f"macro_state {name!r}: arrays of numbers only, got dtype {value.dtype}")
+    check_state(values)
     return [[name, value.dtype.str, list(value.shape)] for name, value in values.items()], list(values.values())
 
 

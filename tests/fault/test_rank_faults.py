@@ -63,3 +63,26 @@ def test_a_macro_rank_that_fails_dies_or_leaves_ends_the_job(deployment: str, ki
 def test_the_service_closes_its_books_when_the_macro_solver_fails(tmp_path: Path) -> None:
     deploy("mpmd 2+1", {"macro_fault": {"kind": "bug", "rank": 1}}, {}, tmp_path).expect_failure()
     assert (tmp_path / "closed0").exists()
+
+
+def test_results_that_cannot_be_written_end_a_plain_script_on_all_ranks(tmp_path: Path) -> None:
+    """Rank 0 alone makes the folder: the other ranks must not wait for it in the next collective."""
+    (tmp_path / "file").touch()
+    config = tmp_path / "neuroscale.yaml"
+    config.write_text(f"neuroscale: {{problem: {{name: composite}}, output: {{folder: {tmp_path / 'file' / 'runs'}}}}}")
+    job = launch((2, "plain.py", {"config": str(config)}), timeout=DEADLINE).expect_failure()
+    assert job.output.count("cannot be made (Not a directory); choose another folder") == 1, job.output
+    assert "output.folder" in job.output
+
+
+@pytest.mark.parametrize("at", ["commit", "get_state"])
+def test_a_fine_solver_that_fails_when_a_window_is_committed_ends_all_ranks(at: str, tmp_path: Path) -> None:
+    """The other ranks must not go on into the collectives of the ledger, the learner and the checkpoint."""
+    config = tmp_path / "neuroscale.yaml"
+    config.write_text(
+        "neuroscale: {problem: {name: composite, grid: 8}, gate: {open: false}, learning: {mode: 'off'}, "
+        "fine: {solver: 'tests.mpi.programs.failing:Failing', device: cpu}, "
+        f"output: {{folder: {tmp_path / 'runs'}}}}}"
+    )
+    job = launch((2, "failing.py", {"config": str(config), "at": at}), timeout=DEADLINE).expect_failure()
+    assert job.output.count(f"the disk of the user's solver is full in {at}") == 1, job.output

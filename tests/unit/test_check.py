@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from neuroscale_couple.config.load import load
 from neuroscale_couple.evaluation.check import Finding, check
+from neuroscale_couple.ledger import Counts, Ledger
+from neuroscale_couple.reasons import Reason
+from neuroscale_couple.values import Audit, Reply
 from tests.tiny_case import TINY, copy_case
 
 
@@ -46,6 +50,23 @@ def test_no_model_named_is_no_mistake(tmp_path: Path) -> None:
     found = findings(copy_case(tmp_path / "plate", model=False), model=None, learning__mode="online")
     assert wrong(found) == []
     assert found["model"].said == "none named: every point starts on the fine solver, the run learns"
+
+
+def test_a_run_without_a_model_needs_no_ranges(tmp_path: Path) -> None:
+    config = tmp_path / "neuroscale.yaml"
+    config.write_text("neuroscale: {problem: {name: composite, grid: 8}, learning: {mode: online}}")
+    assert [finding.what for finding in check(load(config), tmp_path / "runs") if not finding.good] == []
+
+
+def test_stages_and_balances_are_looked_at_without_a_model_too(tmp_path: Path) -> None:
+    keys = {"gate.stages": ["domian"], "correction.conserve": [{"output": "stress"}]}
+    loaded = load(copy_case(tmp_path / "plate", model=False), TINY | keys | {"model": None})
+    found = {finding.what: finding.said for finding in check(loaded, tmp_path / "runs") if not finding.good}
+    assert found == {
+        "gate stages": "gate.stages: 'domian' is unknown; use one of ['audit', 'domain', 'physical', 'uncertainty'] or "
+        "package.module:Class of your own",
+        "correction": "correction.conserve: unknown output 'stress'; one of ['stress.xx', 'stress.yy', 'stress.xy']",
+    }
 
 
 def test_damaged_model_is_found_by_its_hash(tmp_path: Path) -> None:
@@ -131,3 +152,41 @@ def test_folder_that_cannot_be_made_is_found(tmp_path: Path) -> None:
         found["results"].said
         == f"{config.parent / 'runs'} cannot be written; choose another folder with --out or output.folder"
     )
+
+
+def test_model_trained_on_less_than_the_range_is_found(tmp_path: Path) -> None:
+    found = findings(copy_case(tmp_path / "plate"), training__load_range={"strain.xx": [-0.004, 0.08]})
+    assert wrong(found) == ["model"]
+    assert found["model"].said.startswith(
+        "model.pt was trained on strain.xx -0.004..0.042, training.load_range says -0.004..0.08; train it again with"
+    )
+
+
+@pytest.mark.parametrize(("refused", "good"), [(1, True), (60, False)])
+def test_loads_of_the_last_runs_are_held_against_the_range(tmp_path: Path, refused: int, good: bool) -> None:
+    config = copy_case(tmp_path / "plate")
+    assert "not known before a run" in findings(config)["loads"].said
+    ledger = Ledger(config.parent / "run", inputs=("strain.xx", "strain.yy", "strain.xy"))
+    counts, nobody, nothing = Counts(), np.zeros(0, dtype=np.int64), np.zeros(0)
+    counts.source[0], counts.reason[Reason.OUT_OF_DOMAIN] = 100, refused
+    answer = Reply(np.zeros((0, 3)), np.zeros((0, 3, 3)), nobody.astype(np.uint8), nobody.astype(np.uint8), nothing)
+    said = []
+    for window, strain in enumerate((0.03, 0.05)):
+        ledger.add(
+            window=window, time=1.0, iterations=1, points=2, counts=counts, reply=answer, seconds={}, model_version=0,
+            audit=Audit(nobody, answer.source, nothing, nothing, nothing),
+            inputs=np.array([[strain, 0.0, 0.0], [0.0, -0.01, -0.02]]),
+        )  # fmt: skip
+        said.append(findings(config)["loads"])
+    assert said[0] == Finding(True, "loads", "those of the results that are there (run) lie within training.load_range")
+    assert said[1].good == good
+    assert said[1].said == (
+        f"run reached strain.xx 0..0.05, beyond training.load_range: such points fall back to the fine solver "
+        f"({refused} % of the answers of these runs); to spare them, widen the range and train again"
+    )
+
+
+def test_initial_value_outside_the_range_is_found(tmp_path: Path) -> None:
+    loaded = load(copy_case(tmp_path / "plate"), TINY | {"precice.initial": {"strain.yy": 0.5}})
+    said = [finding.said for finding in check(loaded, tmp_path / "runs") if not finding.good]
+    assert said == ["precice.initial.strain.yy = 0.5 is outside training.load_range"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -78,6 +79,26 @@ def test_report_without_results_says_so(tmp_path: Path, capsys: pytest.CaptureFi
     assert f"no results in {tmp_path / 'runs' / 'plate'}; run the case first, or give --out" in capsys.readouterr().err
 
 
+def test_report_shows_the_options_that_the_run_was_made_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "neuroscale.yaml"
+    config.write_text("neuroscale: {problem: {name: composite}, macro: plate.py}")
+    (tmp_path / "plate.py").write_text(
+        "import sys\nimport numpy as np\nfrom neuroscale_couple import Points, connect\n"
+        "with connect(sys.argv[1], None, Points(np.arange(2), np.zeros((2, 2)), np.ones(2))) as closure:\n"
+        "    closure.evaluate({'strain': np.full((2, 3), 1e-3)}, 0.0, 1.0)\n"
+        "    closure.commit()\n"
+    )
+    options = ("--set", "problem.grid=8", "--set", "gate.tolerance=0.125", "--set", "fine.device=cpu")
+    assert status("run", str(config), "--out", str(tmp_path), *options) == 0
+    capsys.readouterr()
+    assert status("report", str(config), "--out", str(tmp_path)) == 0
+    case = tmp_path / tmp_path.name
+    assert json.loads((case / "summary.json").read_text())["tolerance"] == 0.125
+    assert "tolerance: 0.125" in (case / "report.html").read_text()
+
+
 def test_train_without_a_path_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = copy_case(tmp_path / "plate", model=False)
     assert status("train", str(config), "--set", "model=null") == 1
@@ -91,6 +112,16 @@ def test_error_of_the_macro_script_names_file_and_line(tmp_path: Path, capsys: p
     assert status("run", str(config), "--out", str(tmp_path / "runs")) == 1
     err = capsys.readouterr().err
     assert f"ValueError: the mesh is empty ({script}, line 2; --debug shows the whole traceback)" in err
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "neuroscale.yaml").write_text("neuroscale: {problem: {name: composite}, macro: plate.py}")
+    (tmp_path / "plate.py").write_text("raise KeyboardInterrupt\n")
+    with pytest.raises(SystemExit) as left:
+        status("run", str(tmp_path / "neuroscale.yaml"), "--out", str(tmp_path))
+    assert left.value.code == 130
+    said = "neuroscale-couple: interrupted; with --resume it goes on after the last committed window\n"
+    assert capsys.readouterr().err.endswith(said)
 
 
 @pytest.mark.parametrize("leaving", ["sys.exit(3)", "sys.exit('no licence')"])

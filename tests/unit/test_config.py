@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,16 @@ def inside(section: str) -> str:
         ),
         ("gate: {tolerance: -1}", "'neuroscale.gate.tolerance': got -1, expected more than 0.0"),
         ("gate: {tolerance: small}", "'neuroscale.gate.tolerance': got 'small', expected a number"),
+        ("gate: {tolerance: .inf}", "'neuroscale.gate.tolerance': got inf, expected a finite number"),
+        (
+            "training: {load_range: {strain.xx: [0, .inf]}}",
+            "'neuroscale.training.load_range.strain.xx[1]': got inf, expected a finite number",
+        ),
+        (
+            "learning: {mode: online, hold_out: 0}",
+            "'neuroscale.learning.hold_out': got 0, expected more than 0 and less than 1 with learning.mode: online",
+        ),
+        ("training: {hold_out: 1}", "'neuroscale.training.hold_out': got 1, expected less than 1.0"),
         ("gate: {confidence: 1.0}", "'neuroscale.gate.confidence': got 1.0, expected less than 1.0"),
         ("gate: {audit: 1.5}", "'neuroscale.gate.audit': got 1.5, expected at most 1.0"),
         ("gate: {open: maybe}", "'neuroscale.gate.open': got 'maybe', expected true or false"),
@@ -179,6 +190,23 @@ def test_misspelt_override_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "key", "said"),
+    [
+        ("neuroscale:", "gate.tolerance", "the key 'neuroscale.problem' is missing"),
+        ("neuroscale: [1]", "gate.tolerance", "'neuroscale': got [1], expected a section of keys and values"),
+        (
+            "neuroscale: {problem: composite}", "problem.grid",
+            "'neuroscale.problem': got 'composite', expected a section of keys and values; 'problem.grid' is to be set",
+        ),
+        ("neurscale: {}", "gate.tolerance", "the section 'neuroscale:' is missing; did you mean it by 'neurscale'?"),
+    ],
+)  # fmt: skip
+def test_overrides_of_a_wrong_file_say_what_is_wrong_in_it(tmp_path: Path, text: str, key: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        read(tmp_path, text, **{key: 16})
+
+
+@pytest.mark.parametrize(
     ("text", "value"), [("1e-3", 1e-3), ("off", "off"), ("false", False), ("[1, 2]", [1, 2]), ("null", None)]
 )
 def test_command_line_values_read_as_in_the_file(text: str, value: object) -> None:
@@ -198,3 +226,12 @@ def test_digest_changes_with_the_answer_and_only_then(tmp_path: Path) -> None:
     other = ["gate: {tolerance: 0.1}", "fine: {tolerance: 1e-3}", "settings: {steps: 3}", "microstructure: {seed: 2}"]
     assert all(digest(read(tmp_path, inside(section)).config) == base for section in same)
     assert len({base, *(digest(read(tmp_path, inside(section)).config) for section in other)}) == 5
+
+
+def test_digest_of_a_closed_gate_leaves_out_what_it_does_not_use(tmp_path: Path) -> None:
+    """A fine-only run serves for the comparison with runs of other tolerances."""
+    closed = digest(read(tmp_path, inside("gate: {open: false}")).config)
+    same = ["gate: {open: false, tolerance: 0.1}", "gate: {open: false}, model: a.pt, learning: {mode: online}"]
+    assert all(digest(read(tmp_path, inside(section)).config) == closed for section in same)
+    other = ["gate: {open: true}", "gate: {open: false}, fine: {tolerance: 1e-3}"]
+    assert all(digest(read(tmp_path, inside(section)).config) != closed for section in other)

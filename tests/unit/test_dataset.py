@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from neuroscale_couple.config import schema
 from neuroscale_couple.errors import ConfigError
 from neuroscale_couple.training.dataset import Dataset, generate_data, join, load_paths, load_ranges
 from tests import small_models
@@ -45,6 +46,31 @@ def test_generation_is_resumed_and_reproducible(tmp_path: Path) -> None:
     assert shards[0].stat().st_mtime_ns == kept
     assert first.sha256 == second.sha256
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_larger_data_set_fills_the_last_shard_of_a_smaller_one(tmp_path: Path) -> None:
+    problem = small_models.problem("conduction", 8)
+    small, large = (small_models.settings("conduction", 8, structures=n) for n in (101, 103))
+    generate_data(small, problem, tmp_path)
+    grown = generate_data(large, problem, tmp_path)
+    assert len(grown.phase) == 103
+    at_once = generate_data(large, problem, tmp_path / "new")
+    assert grown.sha256 == at_once.sha256
+    assert len(generate_data(small, problem, tmp_path).phase) == 101
+
+
+def test_a_changed_image_makes_other_data(tmp_path: Path) -> None:
+    problem = small_models.problem("conduction", 8)
+    image = {"kind": "image", "path": "cell.npy"}
+    config = small_models.settings("conduction", 8, structures=4)
+    config = config.model_copy(update={"microstructure": schema.Microstructure(**image)})
+    means = []
+    for columns in (2, 5):
+        cell = np.zeros((8, 8), dtype=np.uint8)
+        cell[:, :columns] = 1
+        np.save(tmp_path / "cell.npy", cell)
+        means.append(generate_data(config, problem, tmp_path).phase.mean())
+    assert means == [2 / 8, 5 / 8]
 
 
 def test_other_settings_make_other_data(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neuroscale_couple.errors import FineSolverError, TransportError
+from neuroscale_couple.errors import FineSolverError, InputError, TransportError
 from neuroscale_couple.transport.embedded import EmbeddedClosure
 from neuroscale_couple.values import Batch, Points, Reply
 from tests.contract.transport_contract import IDS, Echo, N, inputs, points
@@ -66,6 +66,15 @@ def test_the_macro_state_reaches_the_service_as_it_is() -> None:
         closure.evaluate(inputs(), 0.0, 0.0)
         closure.commit()
     assert built.service.states == [state, None]
+
+
+@pytest.mark.parametrize("kept", [np.array(["a"]), np.array([1j]), [{}]])
+def test_a_macro_state_that_no_checkpoint_can_hold_is_refused(kept: Any) -> None:
+    with EmbeddedClosure(Built(), None, points()) as closure:
+        closure.evaluate(inputs(), 0.0, 0.0)
+        with pytest.raises(InputError, match=r"macro_state 'name': got an array of .*, expected whole numbers"):
+            closure.commit({"name": kept})
+        closure.commit({"name": np.array(True), "number": 3})  # nothing was lost by it
 
 
 def test_after_a_failure_the_closure_refuses_to_go_on_and_does_not_close_the_service() -> None:

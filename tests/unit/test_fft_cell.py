@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from neuroscale_couple.config.schema import Fine, Microstructure, Problem
+from neuroscale_couple.devices import choose_device
 from neuroscale_couple.errors import ConfigError
 from neuroscale_couple.fine import make_fine_solver
 from neuroscale_couple.fine.fft_cell import FftCell
@@ -155,6 +156,15 @@ def test_an_error_in_a_thread_reaches_the_caller(two_threads: None, tmp_path: An
     solver = make(tmp_path, memory_mb=1.5)
     with pytest.raises(IndexError):
         solver._workers.run(lambda part: [][part.start], [slice(0, 1), slice(1, 2)])
+
+
+def test_a_ranks_gpu_is_that_of_its_place_on_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert str(choose_device("auto")) == "cuda:0"
+    monkeypatch.setenv("SLURM_LOCALID", "3")
+    assert str(choose_device("cuda")) == "cuda:1"
+    assert str(choose_device("cpu")) == "cpu"
 
 
 def test_wrong_devices_and_solvers_are_named(tmp_path: Any) -> None:

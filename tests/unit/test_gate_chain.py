@@ -135,7 +135,7 @@ def test_bad_audits_at_high_scores_lower_the_threshold(caplog: pytest.LogCapture
         made.learn(audits(np.where(score > 0.012, 0.04, 0.005), score))
     assert not made.closed
     assert accepted(made, np.array([0.005, 0.019])).tolist() == [0, Reason.UNCERTAIN]
-    assert f"{bad} of the last 200 audits pass the tolerance of 0.02" in (made.message or "")
+    assert f"{bad} of the last 200 audits exceed the tolerance of 0.02" in (made.message or "")
     assert len(caplog.records) == 1 and "fewer answers are accepted from now on" in caplog.text
 
 
@@ -148,10 +148,20 @@ def test_bad_audits_everywhere_close_the_gate_until_a_promotion(caplog: pytest.L
     closing = [r.message for r in caplog.records if "the gate is closed until" in r.message]
     assert len(closing) == 1
     assert closing[0].startswith(
-        "gate: 40 of the last 40 audits pass the tolerance of 0.02, more than a confidence of 95%"
+        "gate: 40 of the last 40 audits exceed the tolerance of 0.02, more than a confidence of 95%"
     )
     made.attach(POINTS, card())
     assert not made.closed and made.message is None and not admitted(made).any()
+
+
+def test_each_audit_is_evidence_once() -> None:
+    """A second alarm must not add those of the first again: the calibration would take them for more than they are."""
+    made = gate()
+    held = len(made.get_state()["uncertainty/pairs_0"])
+    score = np.linspace(0.001, 0.02, 200)
+    for bad in (0.012, 0.006):
+        made.learn(audits(np.where(score > bad, 0.04, 0.005), score))
+    assert len(made.get_state()["uncertainty/pairs_0"]) == held + 400
 
 
 def test_audits_close_a_gate_that_has_no_uncertainty_stage() -> None:
@@ -219,9 +229,10 @@ def test_a_stage_of_ones_own_is_named_in_the_config(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("domian", "gate.stages: unknown stage 'domian'; one of ['audit', 'domain', 'physical', 'uncertainty']"),
-        ("no_such_package:Stage", "gate.stages: 'no_such_package:Stage' cannot be loaded: No module named"),
-        ("json:Missing", "gate.stages: 'json:Missing' cannot be loaded: module 'json' has no attribute 'Missing'"),
+        ("domian", "gate.stages: 'domian' is unknown; use one of ['audit', 'domain', 'physical', 'uncertainty']"),
+        ("no_such_package:Stage", "gate.stages: cannot load 'no_such_package:Stage' (No module named"),
+        ("json:Missing", "gate.stages: cannot load 'json:Missing' (module 'json' has no attribute 'Missing'"),
+        ("json:loads", "gate.stages: 'json:loads' cannot be made (TypeError: "),
         ("json:JSONDecoder", "gate.stages: 'json:JSONDecoder' is not a GateStage; derive it from"),
     ],
 )

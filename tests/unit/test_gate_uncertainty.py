@@ -57,7 +57,7 @@ def accept(made: Uncertainty, score: F64, rung: Source = COARSE) -> tuple[U8, F6
 
 @pytest.mark.parametrize(("noise", "confidence"), [(0.5, 0.95), (0.9, 0.9)])
 def test_the_promise_holds_over_repeated_calibrations(noise: float, confidence: float) -> None:
-    """At most 1 - confidence of the accepted answers pass the tolerance, in at least 1 - delta of the draws."""
+    """At most 1 - confidence of the accepted answers exceed the tolerance, in at least 1 - delta of the draws."""
     rng = np.random.default_rng(2)
     score, error = pairs(rng, 400_000, noise)
     order = np.argsort(score)
@@ -115,7 +115,7 @@ def test_a_bad_surrogate_is_never_accepted(caplog: pytest.LogCaptureFixture) -> 
     assert reason.tolist() == [Reason.UNCERTAIN] * 3 and np.isinf(estimate).all()
     assert made.message is not None
     assert (
-        "surrogate_coarse accepts nothing at a tolerance of 0.02: 100.0% of 3000 held-out answers pass it"
+        "surrogate_coarse accepts nothing at a tolerance of 0.02: 100.0% of 3000 held-out answers exceed it"
         in made.message
     )
     assert [r.message for r in caplog.records] == [made.message]
@@ -209,6 +209,15 @@ def test_audited_pairs_and_lowered_thresholds_survive_a_checkpoint() -> None:
     probe = rng.lognormal(-5, 1, 500)
     for one, other in zip(accept(made, probe), accept(again, probe), strict=True):
         assert np.array_equal(one, other)
+
+
+def test_audited_pairs_never_raise_a_threshold() -> None:
+    """Audits see accepted answers alone: many good ones at low scores say nothing about higher scores."""
+    made = stage(*pairs(np.random.default_rng(5), 2000))
+    before = made.thresholds[COARSE]
+    low = np.random.default_rng(6).uniform(0.0, 0.2 * before, 2000)
+    made.add_pairs(np.zeros(2000, dtype=np.uint8), low, low)
+    assert made.thresholds[COARSE] <= before
 
 
 def test_a_new_surrogate_starts_with_its_own_calibration_alone() -> None:

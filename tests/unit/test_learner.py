@@ -76,13 +76,16 @@ def toy_artifacts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neuroscale_couple.surrogate, "load", lambda path, problem, device="auto": Toy(path))
 
 
-def learner(folder: Path, fit: Fit | None, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Learner:
+def learner(
+    folder: Path, fit: Fit | None, monkeypatch: pytest.MonkeyPatch, device: str = "auto", **settings: Any
+) -> Learner:
     monkeypatch.setattr(importlib.import_module("neuroscale_couple.training.fitting"), "fit", fit)
     made = make_learner(
         schema.Learning(**{"mode": "online", "min_samples": 100, "first_samples": 100, "hold_out": 0.3, **settings}),
         schema.Training(),
         PROBLEM,
         folder,
+        device=device,
     )
     assert made is not None
     made.attach(POINTS)
@@ -141,6 +144,25 @@ def test_a_better_surrogate_is_promoted_and_the_old_one_kept(tmp_path: Path, mon
     assert (tmp_path / "models" / "v000.pt").read_text() == current.path.read_text()
     assert current.points is POINTS  # the running surrogate was not disturbed
     assert history(tmp_path)[0]["before"]["surrogate_coarse"]["p50"] == pytest.approx(0.01)
+
+
+def test_a_new_run_keeps_its_own_first_surrogate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for bias in (0.01, 0.02):
+        current = Toy(artifact(tmp_path / "model.pt", bias))
+        made = learner(tmp_path, Calls(0.004, 0.003), monkeypatch)
+        for window in range(2):
+            current = window_of(made, window, current) or current
+        assert json.loads((tmp_path / "models" / "v000.pt").read_text())["bias"] == bias
+
+
+def test_surrogates_are_read_for_the_device_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(
+        neuroscale_couple.surrogate, "load", lambda path, problem, device: asked.append(device) or Toy(path)
+    )
+    made = learner(tmp_path, Calls(0.004), monkeypatch, device="cpu")
+    assert window_of(made, 0) is not None
+    assert set(asked) == {"cpu"}
 
 
 def test_a_worse_candidate_is_rejected_and_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,3 +250,20 @@ def test_a_resumed_run_goes_on_and_a_new_run_sets_old_samples_aside(
     assert len(list((tmp_path / "samples_before_000").glob("*window*"))) == 3
     assert len(list((tmp_path / "samples").glob("*window*"))) == 1
     assert (tmp_path / "models" / "v003.pt").exists()  # no artifact of the earlier run is overwritten
+
+
+def test_where_old_samples_cannot_be_set_aside_nothing_is_mixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = learner(tmp_path, Calls(0.01), monkeypatch, max_trainings=1)
+    window_of(made, 0)
+    before = sorted((tmp_path / "samples").iterdir())
+
+    def refuse(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr("neuroscale_couple.learning.promoting.set_aside", refuse)
+    fresh = learner(tmp_path, None, monkeypatch)
+    assert window_of(fresh, 0) is window_of(fresh, 1) is None
+    assert sorted((tmp_path / "samples").iterdir()) == before
+    assert caplog.text.count("learning stops, the run goes on") == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import time
@@ -13,7 +15,7 @@ import pytest
 from neuroscale_couple.evaluation.fields import PointFields, read_points, windows_of
 from neuroscale_couple.ledger import COLUMNS, Ledger, Timers, read_table, window_line
 from neuroscale_couple.reasons import Reason, Source
-from neuroscale_couple.values import Audit, FieldSpec, Layout, Points, Reply
+from neuroscale_couple.values import F64, Audit, FieldSpec, Layout, Points, Reply
 
 LAYOUT = Layout((FieldSpec("flux", ("x", "y"), "W/m2"),))
 
@@ -26,6 +28,7 @@ class Counts:
         self.reason = np.zeros(len(Reason), dtype=np.int64)
         self.reason[Reason.UNCERTAIN] = fine
         self.fine_solves, self.fine_iterations = fine + 2, 7
+        self.asked, self.seconds = np.array([12, 5, 2]), np.array([0.25, 0.5, 2.0])
 
 
 def reply(n: int = 5) -> Reply:
@@ -33,7 +36,7 @@ def reply(n: int = 5) -> Reply:
     return Reply(np.arange(2.0 * n).reshape(n, 2), np.zeros((n, 2, 2)), source, source * 0, np.full(n, 0.01))
 
 
-def add(ledger: Ledger, window: int, error: tuple[float, ...] = (0.01, 0.03)) -> None:
+def add(ledger: Ledger, window: int, error: tuple[float, ...] = (0.01, 0.03), inputs: F64 | None = None) -> None:
     m = len(error)
     zero, true = np.zeros(m), np.array(error)
     source = np.zeros(m, dtype=np.uint8)
@@ -42,6 +45,7 @@ def add(ledger: Ledger, window: int, error: tuple[float, ...] = (0.01, 0.03)) ->
     ledger.add(
         window=window, time=0.5 * (window + 1), iterations=3, points=5, counts=Counts(), reply=reply(),
         audit=Audit(np.arange(m), source, zero, zero, true), seconds={"fine": 0.5, "total": 1.0}, model_version=4,
+        inputs=inputs,
     )  # fmt: skip
 
 
@@ -55,10 +59,23 @@ def test_row_holds_what_happened(tmp_path: Path) -> None:
     assert (row["answered_surrogate_coarse"], row["answered_fine"], row["refused_uncertain"]) == (10, 2, 2)
     assert (row["audits"], row["audit_p50"], row["audit_max"], row["audit_above"]) == (2, 0.02, 0.03, 0.5)
     assert (row["fine_solves"], row["seconds_fine"], row["model_version"]) == (4, 0.5, 4)
+    assert (row["asked_surrogate_coarse"], row["asked_surrogate_fine"], row["rank_seconds_fine"]) == (12, 5, 2)
     audits = read_table(tmp_path / "audits.csv")
     assert audits["source"] == ["surrogate_coarse"] * 2
     assert audits["error"] == [0.01, 0.03]
     assert (audits["predicted.flux.x"], audits["fine.flux.y"]) == ([1, 1], [2, 2])
+
+
+def test_the_range_of_each_input_is_kept(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, TwoRanks(), inputs=("x", "y"))
+    add(ledger, 0, inputs=np.array([[1.0, -2.0], [3.0, 5.0]]))
+    add(ledger, 1, inputs=np.zeros((0, 2)))
+    add(ledger, 2)
+    table = read_table(tmp_path / "ledger.csv")
+    assert {name: table[name] for name in ("lowest_x", "lowest_y", "highest_x", "highest_y")} == {
+        "lowest_x": [1.0, "", ""], "lowest_y": [-2.0, "", ""],
+        "highest_x": [3.0, "", ""], "highest_y": [5.0, "", ""],
+    }  # fmt: skip
 
 
 def test_window_without_audits_leaves_the_cells_empty(tmp_path: Path) -> None:
@@ -96,6 +113,23 @@ def test_resume_keeps_committed_windows_and_drops_torn_rows(tmp_path: Path) -> N
     assert read_table(tmp_path / "ledger.csv")["window"] == [0, 1, 2]
     assert read_table(tmp_path / "audits.csv")["window"] == [0, 0, 1, 1, 2, 2]
     assert [(w, t) for w, t, _ in windows_of(tmp_path / "fields", "points")] == [(0, 0.5), (1, 1.0), (2, 1.5)]
+
+
+def test_resume_survives_tables_and_fields_that_cannot_be_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    points = Points(np.arange(5), np.zeros((5, 2)), np.ones(5))
+    first = Ledger(tmp_path, fields=PointFields(tmp_path / "fields", None, points, LAYOUT))
+    add(first, 0)
+    (tmp_path / "ledger.csv").write_bytes(b"\x00\xff\n\xfe,3\n")
+    (tmp_path / "audits.csv").write_bytes(b"")
+    (tmp_path / "fields" / "points.pvd").write_text("<VTK")
+    second = Ledger(tmp_path, fields=PointFields(tmp_path / "fields", None, points, LAYOUT))
+    second.truncate(1)
+    add(second, 1)
+    assert read_table(tmp_path / "ledger.csv")["window"] == [1]
+    assert "points.pvd cannot be read" in caplog.text and "it is begun anew" in caplog.text
+    assert [window for window, _, _ in windows_of(tmp_path / "fields", "points")] == [1]
 
 
 def test_reader_leaves_a_torn_row_out(tmp_path: Path) -> None:
@@ -143,6 +177,22 @@ def test_point_fields_hold_the_answer_in_the_order_of_ids(tmp_path: Path) -> Non
     assert values["source"].ravel().tolist() == [0, 0, 0, 0, 2]
 
 
+def test_fields_on_a_full_disk_are_said_once_and_the_run_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = PointFields(tmp_path, None, Points(np.arange(5), np.zeros((5, 2)), np.ones(5)), LAYOUT)
+    fields.write(0, 0.1, reply())
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("meshio.Mesh.write", full)
+    fields.write(1, 0.2, reply())
+    fields.write(2, 0.3, reply())
+    assert caplog.text.count("fields of window 1 cannot be written (No space left on device); the run goes on") == 1
+    assert [window for window, _, _ in windows_of(tmp_path, "points")] == [0]
+
+
 class TwoRanks:
     """Rank 0 of two ranks that did the same."""
 
@@ -157,6 +207,7 @@ def test_numbers_are_summed_over_ranks(tmp_path: Path) -> None:
     add(ledger, 0)
     row = {name: values[0] for name, values in read_table(tmp_path / "ledger.csv").items()}
     assert (row["points"], row["answered_surrogate_coarse"], row["fine_solves"], row["audits"]) == (10, 20, 8, 4)
+    assert (row["asked_surrogate_fine"], row["rank_seconds_surrogate_fine"]) == (10, 1.0)
     assert row["seconds_fine"] == 0.5  # the slowest rank's
 
 

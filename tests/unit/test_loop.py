@@ -12,6 +12,7 @@ from neuroscale_couple.config import schema
 from neuroscale_couple.correction import make_corrections
 from neuroscale_couple.errors import FineSolverError, NeuroscaleError
 from neuroscale_couple.fine import make_fine_solver
+from neuroscale_couple.fine.fft_cell import FftCell
 from neuroscale_couple.gate import make_gate
 from neuroscale_couple.learning.base import Learner
 from neuroscale_couple.loop import Loop, Parts
@@ -20,7 +21,7 @@ from neuroscale_couple.physics.microstructure import generate
 from neuroscale_couple.reasons import Reason, Source
 from neuroscale_couple.surrogate.artifact import Calibration, Card
 from neuroscale_couple.surrogate.base import Surrogate
-from neuroscale_couple.values import F64, I64, Batch, Points, Prediction, relative_error
+from neuroscale_couple.values import F64, I64, Batch, FineAnswer, Points, Prediction, relative_error
 
 N = 40
 GRID = 8
@@ -182,6 +183,38 @@ def test_the_ladder_is_climbed_only_as_far_as_needed() -> None:
         np.testing.assert_array_equal(reply.source == Source.FINE, needs_fine)
 
 
+@pytest.mark.parametrize("left_out", ["by the config", "uncalibrated"])
+def test_a_fine_head_that_cannot_help_is_not_asked(left_out: str) -> None:
+    """Half of the points need more than the coarse head: the fine solver answers them at once."""
+    unsure = np.arange(N) % 2 == 0
+
+    def score(rung: Source, call: int, rows: I64) -> F64:
+        return np.where(unsure[rows], UNSURE, SURE)
+
+    run = Run(score, two_rungs=True, gate={"fine_head": left_out != "by the config"})
+    assert isinstance(run.loop.surrogate, NearlyExact)
+    if left_out == "uncalibrated":
+        del run.loop.surrogate.card.calibration["surrogate_fine"]
+        run.loop._install(run.loop.surrogate)
+    reply = run.evaluate()
+    np.testing.assert_array_equal(reply.source == Source.FINE, unsure)
+    assert (reply.reason[unsure] == Reason.UNCERTAIN).all()
+    assert run.loop.surrogate.calls == {Source.SURROGATE_COARSE: 1, Source.SURROGATE_FINE: 0}
+    assert run.loop.counts.asked.tolist() == [N, 0, N // 2]
+    assert run.loop.counts.seconds[Source.FINE] > 0.0
+
+
+def test_where_no_rung_can_be_asked_all_points_are_solved() -> None:
+    run = Run(sure, two_rungs=True, gate={"fine_head": False})
+    assert isinstance(run.loop.surrogate, NearlyExact)
+    del run.loop.surrogate.card.calibration["surrogate_coarse"]
+    run.loop._install(run.loop.surrogate)
+    reply = run.evaluate()
+    assert (reply.source == Source.FINE).all()
+    assert (reply.reason == Reason.UNCERTAIN).all()
+    assert sum(run.loop.surrogate.calls.values()) == 0
+
+
 def test_an_answer_that_is_not_finite_goes_to_the_fine_solver() -> None:
     run = Run(sure)
     surrogate = run.loop.surrogate
@@ -266,6 +299,25 @@ def test_a_fine_solve_that_does_not_converge_stops_the_run_with_load_and_history
         "fine.on_failure: keep",
     ):
         assert part in message
+
+
+class NotANumber(FftCell):
+    """A fine solver that says of NaN that it has converged: the answer of point 3."""
+
+    def solve(self, rows: I64, inputs: F64, guess: Any = None) -> FineAnswer:
+        answer = super().solve(rows, inputs, guess)
+        answer.outputs[rows == 3] = np.nan
+        return answer
+
+
+def test_a_fine_answer_that_is_not_finite_counts_as_not_converged() -> None:
+    solver = {"solver": "tests.unit.test_loop:NotANumber"}
+    with pytest.raises(FineSolverError, match=r"did not converge at point 3, whose answer is not finite \(1 point"):
+        Run(fine=solver).evaluate()
+    audited = Run(sure, gate={"audit": 1.0}, fine=solver)
+    audited.evaluate()
+    audited.commit()
+    assert len(audited.loop.parts.gate.stages["audit"].record) == N - 1  # type: ignore[attr-defined]
 
 
 def test_policy_keep_flags_the_surrogates_answer() -> None:

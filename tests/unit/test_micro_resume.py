@@ -25,10 +25,9 @@ from neuroscale_couple.fine.micro_manager import JOURNAL, MicroManager
 from neuroscale_couple.ledger import read_table
 from neuroscale_couple.values import Points
 from tests.killing import killed_after
-from tests.unit.test_micro_manager import RECORDING, N, asked, calls, direct, failing, problem, step
+from tests.unit.test_micro_manager import RECORDING, STATELESS, N, asked, calls, direct, failing, problem, step
 
 Make = Callable[..., MicroManager]
-STATELESS = RECORDING.replace("def get_state", "def other")
 PICKY = RECORDING.replace("        return self.s\n    def set", "        return lambda: 1\n    def set")
 
 

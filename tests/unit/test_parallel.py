@@ -44,7 +44,7 @@ def test_a_serial_run_never_imports_mpi4py() -> None:
         "parallel.agree(comm, None, ''); parallel.sum_over(comm, [1.0]); parallel.barrier(comm)\n"
         "from neuroscale_couple import split_world\n"
         "assert split_world('macro').local.Get_size() == 1\n"
-        "parallel.node_local_rank(comm); parallel.threads_of(comm); parallel.guard_exit(lambda: 'x')\n"
+        "parallel.threads_of(comm); parallel.guard_exit(lambda: 'x')\n"
         "assert not [m for m in sys.modules if m.startswith('mpi4py')]\n"
     )
     done = run(code)
@@ -60,7 +60,7 @@ def test_serial_collectives_return_what_they_are_given() -> None:
     np.testing.assert_array_equal(parallel.sum_over(comm, values), values)
     np.testing.assert_array_equal(parallel.max_over(None, values), values)
     assert (comm.allreduce(5), comm.bcast("a"), comm.allgather(7), comm.gather(8)) == (5, "a", [7], [8])
-    assert (parallel.rank(None), parallel.size(None), parallel.node_local_rank(comm)) == (0, 1, 0)
+    assert (parallel.rank(None), parallel.size(None)) == (0, 1)
 
 
 @pytest.mark.parametrize("variable", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"])

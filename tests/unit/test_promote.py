@@ -40,7 +40,7 @@ def test_a_clearly_better_candidate_is_promoted() -> None:
         ({"p50": 0.001, "accepted": 0.8}, "surrogate_coarse: the accepted share would fall from 90% to 80%"),
         (
             {"p50": 0.004, "above": 0.1},
-            "surrogate_coarse: 10.0% of the held-out answers it would accept pass the tolerance",
+            "surrogate_coarse: 10.0% of the held-out answers it would accept exceed the tolerance",
         ),
         ({"p50": 0.004, "accepted": 0.0}, "no answer of the candidate would be accepted at a tolerance of 0.02"),
         ({}, "neither error nor accepted share improve by 2% on any rung"),

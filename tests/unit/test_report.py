@@ -11,10 +11,18 @@ import meshio
 import numpy as np
 import pytest
 
-from neuroscale_couple.config.load import Loaded, load
+from neuroscale_couple.config.load import Loaded, dump, load
 from neuroscale_couple.evaluation.fields import PointFields, Series
 from neuroscale_couple.evaluation.report import write_report
-from neuroscale_couple.evaluation.summary import RunRecord, machine, macro_error, rows, summarise, versions
+from neuroscale_couple.evaluation.summary import (
+    RunRecord,
+    incomparable,
+    machine,
+    macro_error,
+    rows,
+    summarise,
+    versions,
+)
 from neuroscale_couple.ledger import Ledger
 from neuroscale_couple.reasons import Reason
 from neuroscale_couple.values import Audit, FieldSpec, Layout, Points, Reply
@@ -31,6 +39,7 @@ class Counts:
         self.reason = np.zeros(len(Reason), dtype=np.int64)
         self.reason[[Reason.UNCERTAIN, Reason.HELD]] = 6, 4
         self.fine_solves, self.fine_iterations = 12, 50
+        self.asked, self.seconds = np.array([90, 20, 12]), np.array([0.009, 0.02, 0.12])
 
 
 def write_run(folder: Path, label: str, wall: float, factor: float) -> None:
@@ -120,10 +129,43 @@ def test_macro_error_is_that_of_the_worst_window(results: Path) -> None:
 def test_rows_say_what_is_allowed(results: Path) -> None:
     shown = dict(rows(summary_of(results)))
     assert shown["answered by the fine solver (fallback)"] == "10.00 %"
-    assert shown["audits above the tolerance (allowed 5 %)"] == "50.00 %"
+    assert shown["audits above the tolerance (5 % may be)"] == "2 of 4"
     assert shown["speed-up"] == "15.0"
     again = dict(rows(summarise(results / "run", {"tolerance": 0.02, "confidence": 0.95}, results / "fine_only", True)))
     assert again["wall time fine-only"] == "30.00 s (of an earlier run)"
+
+
+@pytest.mark.parametrize(
+    ("head", "solve", "saved", "said"),
+    [
+        (0.02, 10.0, [0.16, 0.16], "it saved 0.16 s of solves at least"),
+        (0.2, 10.0, [-0.2, -0.2], "solves would have cost 0.20 s less at least: gate.fine_head: false leaves it out"),
+        (0.08, 5.0, [-0.06, 0.04], "no clear gain: solves would have cost between 0.06 s less and 0.04 s more"),
+    ],
+)
+def test_prices_say_whether_the_fine_head_paid(
+    results: Path, head: float, solve: float, saved: list[float], said: str
+) -> None:
+    """Two windows: 40 points asked on the fine head, 20 accepted; a solve of this run took 10 ms."""
+    for label, change in (("run", f",{head},0.12,"), ("fine_only", f",0.02,{0.012 * solve},")):
+        path = results / label / "ledger.csv"
+        path.write_text(path.read_text().replace(",0.02,0.12,", change))
+    summary = summary_of(results)
+    assert summary["price"]["surrogate_fine"] == {"asked": 40, "ms": pytest.approx(1e3 * head / 20)}
+    assert (summary["price"]["fine"]["ms"], summary["price"]["fine_only_ms"]) == pytest.approx((10.0, solve))
+    assert summary["price"]["fine_head_saved_s"] == pytest.approx(saved)
+    shown = dict(rows(summary))
+    assert shown["one answer, coarse head / fine head / fine solver"] == f"0.1 / {1e3 * head / 20:.3g} / 10 ms"
+    assert shown["the fine head"] == "50 % of its answers were accepted; " + said
+
+
+def test_a_fine_head_that_was_not_asked_is_not_judged(results: Path) -> None:
+    path = results / "run" / "ledger.csv"
+    path.write_text(path.read_text().replace(",90,20,12,", ",90,0,12,"))
+    summary = summary_of(results, reference=False)
+    assert summary["price"]["fine_head_saved_s"] is summary["price"]["fine_only_ms"] is None
+    assert summary["price"]["surrogate_fine"] == {"asked": 0, "ms": None}
+    assert "the fine head" not in dict(rows(summary))
 
 
 def test_report_holds_pictures_numbers_and_configuration(results: Path, loaded: Loaded) -> None:
@@ -159,6 +201,33 @@ def test_report_of_a_run_that_refused_nothing(results: Path, loaded: Loaded) -> 
     path.write_text("\n".join([header, *(",".join(row) for row in cells)]) + "\n")
     write_report(results, results / "run", None, summary_of(results, reference=False), loaded)
     assert (results / "pictures" / "shares.png").exists()
+
+
+CLOSED = {"gate.open": False}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, None),
+        ({"digest": "of other loads"}, "is of another configuration; make it again to compare"),
+        ({"script": "of another mesh"}, "is of another macro script; make it again to compare"),
+    ],
+)
+def test_a_fine_only_run_of_something_else_is_not_compared(
+    tmp_path: Path, loaded: Loaded, change: dict[str, str], said: str | None
+) -> None:
+    run, reference = tmp_path / "run", tmp_path / "fine_only"
+    for folder in (run, reference):
+        folder.mkdir()
+    assert "there is no finished fine-only run" in (incomparable(run, reference, CLOSED) or "")
+    (run / "neuroscale.resolved.yaml").write_text(dump(loaded.config))
+    RunRecord("run", loaded.digest, "plate", 1, 2).save(run)
+    closed = load(loaded.path, CLOSED).digest
+    assert closed != loaded.digest
+    RunRecord("fine_only", **{"digest": closed, "script": "plate", **change}, ranks=1, threads=2).save(reference)
+    why = incomparable(run, reference, CLOSED)
+    assert why is None if said is None else said in (why or "")
 
 
 def test_record_is_read_back_or_not_at_all(tmp_path: Path) -> None:

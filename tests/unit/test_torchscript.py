@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from neuroscale_couple.errors import ArtifactError, MicrostructureError
+from neuroscale_couple.errors import MicrostructureError
 from neuroscale_couple.reasons import Source
 from neuroscale_couple.surrogate import torchscript
-from neuroscale_couple.surrogate.torchscript import ModesCache, TorchScriptSurrogate, choose_device
+from neuroscale_couple.surrogate.torchscript import ModesCache, TorchScriptSurrogate
 from neuroscale_couple.values import Points
 from tests import small_models
 
@@ -74,6 +74,16 @@ def test_attaching_again_forgets_the_old_points() -> None:
     assert np.abs(after.outputs - before.outputs).max() > 1e-3 * np.abs(before.outputs).max()
 
 
+def test_the_same_points_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A promoted surrogate is attached by the learner, to see whether it can be, and then by the loop."""
+    made, mine = surrogate(), points()
+    made.attach(mine)
+    monkeypatch.setattr(made, "_workers", None)
+    made.attach(mine)
+    with pytest.raises(AttributeError):
+        made.attach(points())
+
+
 def test_predicting_before_attaching_is_refused() -> None:
     with pytest.raises(RuntimeError, match="attach the surrogate to its points"):
         surrogate().predict(Source.SURROGATE_COARSE, np.array([0]), np.zeros((1, 3)))
@@ -83,13 +93,3 @@ def test_a_micro_structure_of_another_size_is_refused() -> None:
     phase = np.zeros((2, 8, 8), dtype=np.uint8)
     with pytest.raises(MicrostructureError, match="'phase' has shape"):
         surrogate().attach(Points(np.arange(2), np.zeros((2, 2)), np.ones(2), {"phase": phase}))
-
-
-def test_devices() -> None:
-    assert choose_device("cpu").type == "cpu"
-    with pytest.raises(ArtifactError, match="device 'tpu' of the surrogate is unknown"):
-        choose_device("tpu")
-    if not torch.cuda.is_available():
-        assert choose_device("auto").type == "cpu"
-        with pytest.raises(ArtifactError, match="torch sees no GPU"):
-            choose_device("cuda")

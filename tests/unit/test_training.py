@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from neuroscale_couple.config import schema
 from neuroscale_couple.errors import ArtifactError, ConfigError
 from neuroscale_couple.operator.neuroscale import Sizes
 from neuroscale_couple.surrogate import artifact, load
-from neuroscale_couple.training import fit, train_case
+from neuroscale_couple.training import evidence, fit, train_case
 from neuroscale_couple.training.dataset import Dataset, load_ranges
 from neuroscale_couple.training.fitting import halves, ranges_of, split
 from neuroscale_couple.training.model import load_weights, make_model, make_physics, save_weights, set_statistics
@@ -124,6 +125,42 @@ def test_an_interrupted_training_goes_on(tmp_path: Path) -> None:
         torch.testing.assert_close(one, two)
     resumed.run(Budget(6))
     assert resumed.step == 6
+
+
+def test_a_checkpoint_of_another_training_is_left_alone(tmp_path: Path) -> None:
+    """The same number of micro structures, but other loads or another material: it must not be taken for a start."""
+    data, checkpoint = small_models.data("composite"), tmp_path / "training"
+    for identity, steps in (("steel", 5), ("brass", 2)):
+        model, table = fresh(data)
+        before = {name: p.clone() for name, p in model.named_parameters()}  # type: ignore[attr-defined]
+        trainer = CoarseTrainer(model, table, 1, 1e-3, checkpoint, identity)  # type: ignore[arg-type]
+        trainer._resume()
+        assert trainer.step == 0
+        for name, p in model.named_parameters():  # type: ignore[attr-defined]
+            assert torch.equal(p, before[name])
+        trainer.run(Budget(steps))
+        assert trainer.step == steps
+        trainer._save()
+
+
+def test_answers_that_are_not_finite_can_be_written_down(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A model that diverged somewhere is read back, and accepts nothing there."""
+    data = small_models.data("composite")
+    answers = evidence.answers
+
+    def broken(*given: Any) -> tuple[Any, Any]:
+        outputs, score = answers(*given)
+        outputs[0], score[1] = np.nan, np.nan
+        return outputs, score
+
+    monkeypatch.setattr(evidence, "answers", broken)
+    model, _ = fresh(data)
+    calibration, metrics = evidence.calibrate(model, data, 1.0, 20, np.random.default_rng(1))  # type: ignore[arg-type]
+    assert metrics["surrogate_coarse.max"] == evidence.HUGE
+    for known in calibration.values():
+        again = type(known).model_validate_json(known.model_dump_json())
+        assert again.error[0] == evidence.HUGE
+        assert np.isfinite(again.score).all()
 
 
 def test_a_damaged_checkpoint_is_left_alone(tmp_path: Path) -> None:
