@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -150,7 +149,7 @@ def test_precice_that_was_not_built_is_said(tmp_path: Path) -> None:
     if (BUILD / "client/libneuroscale_client_precice.so").exists():
         pytest.skip("preCICE was found when the plug-in was built")
     output = small(tmp_path, "precice").solve("pimpleFoam", code=1)
-    assert re.search(r"channel precice", " ".join(output.split())), output[-3000:]
+    assert "channel 'precice' needs the library" in " ".join(output.split()), output[-3000:]
 
 
 PAIRS = ("xx", "xy", "yx", "yy")

@@ -117,12 +117,13 @@ def environ(path: Path) -> bytes:
 
 
 def test_a_service_that_falls_silent_is_not_waited_for_for_ever(tmp_path: Path) -> None:
-    case = cavity(tmp_path, steps=100000).edit("constant/fvOptions", ("every;", "every; timeout 2;"))
+    slow = "every; timeout 15;"  # the first answer waits for the service to load
+    case = cavity(tmp_path, steps=100000).edit("constant/fvOptions", ("every;", slow))
     solver = case.start("pimpleFoam")
     try:
         wait_for(solver, "Time = 0.4")
         os.kill(case.services()[0], signal.SIGSTOP)
-        output = solver.communicate(timeout=30)[0]
+        output = solver.communicate(timeout=90)[0]
     finally:
         end(solver)
     assert solver.returncode != 0
@@ -139,7 +140,7 @@ def test_a_rank_that_dies_ends_the_others_and_the_service(tmp_path: Path) -> Non
         ranks = [int(p.parent.name) for p in Path("/proc").glob("[0-9]*/environ") if is_rank(p, case)]
         assert len(ranks) == 2
         os.kill(max(ranks), signal.SIGKILL)
-        job.communicate(timeout=30)
+        job.communicate(timeout=60)
     finally:
         end(job)
     assert job.returncode != 0
@@ -200,7 +201,7 @@ def test_a_service_that_dies_ends_the_solver_within_seconds(tmp_path: Path, rank
     try:
         wait_for(solver, "Time = 0.4")
         os.kill(case.services()[0], signal.SIGKILL)
-        output = solver.communicate(timeout=20)[0]
+        output = solver.communicate(timeout=60)[0]
     finally:
         end(solver)
     assert solver.returncode != 0
@@ -215,7 +216,7 @@ def test_a_solver_that_is_killed_leaves_no_service(tmp_path: Path) -> None:
     solver = case.start("pimpleFoam")
     wait_for(solver, "Time = 0.4")
     solver.kill()
-    solver.communicate(timeout=20)
+    solver.communicate(timeout=60)
     case.no_service_left(30)
 
 
