@@ -159,8 +159,9 @@ class Case:
         return [sys.executable, str(PROGRAMS / "two_scale.py"), "macro.json"], ours
 
     def calls(self, point: int) -> list[list[Any]]:
-        """The calls that one micro simulation has had."""
-        text = (self.folder / f"calls-{point}.txt").read_text()
+        """The calls that one micro simulation has had; none where it was never built."""
+        path = self.folder / f"calls-{point}.txt"
+        text = path.read_text() if path.exists() else ""
         return [json.loads(line) for line in text.splitlines()]
 
     def _start(self, command: list[str], name: str) -> subprocess.Popen[bytes]:
