@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,12 @@ def test_explicit_coupling_calls_what_the_contract_says(tmp_path: Path, dialect:
     assert end.status == 0, end.said
     expected = ["init", "initialize", "solve", "solve", "output", "solve", "solve", "output"]
     assert [c[0] for c in case.calls(3)] == expected
+    if dialect == "old":  # data_from_micro_sims: seen in preCICE's export, not by the macro solver
+        text = (tmp_path / "exported" / "macro-mesh-Micro-Manager.dt4.vtu").read_text()
+        found = re.search(r'Name="size"[^>]*>([^<]*)<', text)
+        assert found is not None
+        sizes = end.heard["k"][-1] - np.exp(-end.heard["c"][-1])
+        assert np.allclose(np.array(found[1].split(), float), sizes, rtol=1e-5)
 
 
 def test_a_step_shorter_than_the_window_makes_several(tmp_path: Path) -> None:
