@@ -101,10 +101,7 @@ def participate(config: str | Path) -> int:
     problem = _problem(loaded)
     found = find_interfaces(loaded.config, loaded.folder, problem.inputs, problem.outputs, problem.has_tangent)
     file, interfaces = found
-    if loaded.config.neuroscale.fine.solver == "micro_manager":
-        from neuroscale_couple.fine.micro_manager import look
-
-        look(loaded.config.neuroscale.fine, problem)  # said before the macro solver waits for us
+    _try_parts(loaded, problem)  # said before the macro solver waits for us
     window = common_window(results_folder(loaded)) if run_options.resume else None
     if window is not None:
         us, meshes = loaded.config.participant_name, [interface.mesh for interface in interfaces]
@@ -326,6 +323,24 @@ def _parts(loaded: Loaded, problem: MicroProblem, points: Points, folder: Path, 
         checkpoint=Checkpoint(folder / "checkpoint", comm, digest=loaded.digest) if config.output.checkpoint else None,
         on_failure=config.fine.on_failure,
     )
+
+
+def _try_parts(loaded: Loaded, problem: MicroProblem) -> None:
+    """Make what the configuration names, without points. Raises: ConfigError, ArtifactError for what cannot be made"""
+    from neuroscale_couple.correction import make_corrections
+    from neuroscale_couple.fine import make_fine_solver
+    from neuroscale_couple.gate import make_gate
+
+    config = loaded.config.neuroscale
+    make_fine_solver(config.fine, problem)
+    make_gate(config.gate, problem)
+    make_corrections(config.correction, problem)
+    if config.model is not None and config.gate.open:
+        _surrogate(loaded.folder / config.model, problem, loaded)
+    if config.fine.solver == "micro_manager":
+        from neuroscale_couple.fine.micro_manager import look
+
+        look(config.fine, problem)
 
 
 def _surrogate(path: Path, problem: MicroProblem, loaded: Loaded) -> Surrogate:

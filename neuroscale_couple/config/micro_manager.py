@@ -226,7 +226,7 @@ class _Case:
 
     def _stateless(self) -> bool:
         flags = self.micro.get("micro_stateless_flags") or self.micro.get("micro_stateless") or False
-        return bool(flags[0]) if isinstance(flags, list) else self.said.as_truth(flags, "micro_stateless")
+        return self.said.as_truth(flags[0] if isinstance(flags, list) else flags, "micro_stateless_flags")
 
     def _regions(self) -> list[Any]:
         """One access region a rank: the domain in equal parts."""

@@ -78,7 +78,7 @@ def _problem(loaded: Loaded) -> MicroProblem:
 
 def _macro(loaded: Loaded) -> Finding:
     script = loaded.macro
-    if loaded.config.neuroscale.transport == "precice":
+    if loaded.config.neuroscale.transport == "precice" and script is None:
         return Finding(True, "macro solver", "is started by itself; it meets us through preCICE")
     if script is None:
         return Finding(True, "macro solver", "no script named: your solver calls connect() itself, `run` is not used")

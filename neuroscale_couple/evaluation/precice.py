@@ -12,6 +12,8 @@ import yaml
 
 from neuroscale_couple.config.load import Loaded
 from neuroscale_couple.config.precice_fields import Carrier, Interface, find_interfaces, input_columns, output_columns
+from neuroscale_couple.config.precice_macro import refuse_scheme, transposed
+from neuroscale_couple.config.precice_xml import PreciceXml
 from neuroscale_couple.errors import ConfigError
 from neuroscale_couple.physics.base import MicroProblem
 from neuroscale_couple.transport.precice_regions import check_regions
@@ -35,6 +37,8 @@ def findings(loaded: Loaded, problem: MicroProblem) -> Iterator[tuple[bool, str,
             check_regions(settings.regions, max(1, len(settings.regions)), dimensions, interface.mesh)
         if isinstance(settings.volumes, str) and not loaded.resolve(settings.volumes).is_file():
             raise ConfigError(f"neuroscale.precice.volumes: no file {loaded.resolve(settings.volumes)}")
+        if is_newtons(loaded.macro):
+            refuse_newton(file, loaded.config.participant_name, interfaces, problem)
     except ConfigError as error:
         for line in str(error).splitlines():
             yield False, "preCICE", line
@@ -43,6 +47,18 @@ def findings(loaded: Loaded, problem: MicroProblem) -> Iterator[tuple[bool, str,
     writes = output_columns(problem.inputs, problem.outputs, problem.has_tangent)
     for interface in interfaces:
         yield True, "preCICE", _described(interface, [c.name for c in reads], [c.name for c in writes])
+
+
+def is_newtons(script: Path | None) -> bool:
+    """Whether a macro script lets Newton's method ask through preCICE, as those with our dolfinx adapter do."""
+    return script is not None and script.is_file() and b"neuroscale_fenicsx" in script.read_bytes()
+
+
+def refuse_newton(file: PreciceXml, us: str, interfaces: Sequence[Interface], problem: MicroProblem) -> None:
+    """Raises: ConfigError where the coupling cannot carry the iterations of Newton's method"""
+    for interface in interfaces:
+        refuse_scheme(file, us, file.peers(us, [interface.mesh])[interface.mesh])
+        transposed(interface, problem.inputs, problem.outputs)
 
 
 def adapter_schema(path: Path) -> str | None:

@@ -123,6 +123,11 @@ class PreciceDriver:
         with suppress(Exception):
             if closure is not None:
                 closure.abandon(error)
+        if self.meshes and not isinstance(error, TransportError) and rank(self.comm) == 0:
+            sys.stderr.write(
+                f"neuroscale-couple: end {self._peer_names}, if need be: preCICE does not always notice that a program "
+                "has ended, and waits for it\n"
+            )
         self.watch.begin(LEAVING, f"participant {self.us!r} ends after an error without waiting for the others")
 
     def _initialise(self, volumes: float | Path) -> Points:

@@ -114,6 +114,7 @@ class Case:
     {lines("write-data", READ)}{lines("read-data", WRITE)}
   </participant>
   <participant name="Micro-Manager">
+    {'<export:vtu directory="exported" />' if self.dialect == "old" else ""}
     <receive-mesh name="macro-mesh" from="Macro" api-access="true" />
     {lines("read-data", READ)}{lines("write-data", [*WRITE, "size"])}
   </participant>
@@ -138,13 +139,16 @@ class Case:
 
     def killed(self, *options: str, windows: int) -> None:
         """End both programs with SIGKILL once our ledger has that many windows."""
-        lines = [shlex.join(command) for command in self._commands(options)]
+        lines = [shlex.join(command) for command in self._commands(options, pause=0.05)]  # not over before it is seen
         commands = [["sh", "-c", f"cd {shlex.quote(str(self.folder))} && exec {line}"] for line in lines]
         ledger = self.folder / "runs" / self.folder.name / ("fine_only" if "--fine-only" in options else "run")
         killed_together(commands, ledger / "ledger.csv", windows, self._environment())
 
-    def _commands(self, options: Sequence[str], ranks: int = 1) -> tuple[list[str], list[str]]:
-        """Macro solver and our participant, with what they read and without what an earlier run has left."""
+    def _commands(self, options: Sequence[str], ranks: int = 1, pause: float = 0.0) -> tuple[list[str], list[str]]:
+        """Macro solver and our participant, with what they read and without what an earlier run has left.
+
+        pause: of the macro solver in each iteration, s
+        """
         shutil.rmtree(self.folder / "precice-run", ignore_errors=True)
         for path in self.folder.glob("calls-*.txt"):
             path.unlink()
@@ -152,6 +156,7 @@ class Case:
         told = {
             "xml": "precice-config.xml", "points": np.stack([x, x * x], axis=1).tolist(), "out": "heard.npz",
             "spread": self.spread, "feedback": self.feedback, "start": self.done * self.window_size,
+            "pause": pause,
         }  # fmt: skip
         (self.folder / "macro.json").write_text(json.dumps(told))
         program = [sys.executable, "-m", "neuroscale_couple.cli", "run", "micro-manager-config.json", *options]
@@ -159,8 +164,9 @@ class Case:
         return [sys.executable, str(PROGRAMS / "two_scale.py"), "macro.json"], ours
 
     def calls(self, point: int) -> list[list[Any]]:
-        """The calls that one micro simulation has had."""
-        text = (self.folder / f"calls-{point}.txt").read_text()
+        """The calls that one micro simulation has had; none where it was never built."""
+        path = self.folder / f"calls-{point}.txt"
+        text = path.read_text() if path.exists() else ""
         return [json.loads(line) for line in text.splitlines()]
 
     def _start(self, command: list[str], name: str) -> subprocess.Popen[bytes]:

@@ -153,3 +153,33 @@ def test_system_packages_are_wanted_only_where_a_folder_asks(tmp_path: Path) -> 
     (tmp_path / "tests" / "openfoam").mkdir(parents=True)
     (tmp_path / "tests" / "openfoam" / "system-packages").write_text("# the solver\nno-such-package-of-ours\n")
     assert "no-such-package-of-ours" in run()
+
+
+LOCKED = "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 7 (apt-get)"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the script asks apt-get")
+@pytest.mark.parametrize(
+    ("said", "calls"), [(LOCKED, ["update", "update", "install"]), ("E: no network", ["update"])], ids=["lock", "other"]
+)
+def test_system_packages_wait_for_another_apt(tmp_path: Path, said: str, calls: list[str]) -> None:
+    """A lock that is taken is waited for; another error ends the script with what apt said."""
+    programs = {
+        "apt-get": f'echo "$@" >> calls; [ -e before ] || {{ touch before; echo "{said}" >&2; exit 100; }}',
+        "dpkg": "exit 1", "id": "echo 0", "sleep": "exit 0",
+    }  # fmt: skip
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\ncd {tmp_path}\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    for folder, text in ((".ci", (ROOT / ".ci" / "system-packages").read_text()), ("tests/a", "a-package\n")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "system-packages").write_text(text)
+    command = ["sh", str(tmp_path / ".ci" / "system-packages")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, timeout=60, check=False
+    )
+    lines = (tmp_path / "calls").read_text().splitlines()
+    assert [next(name for name in ("update", "install") if name in line.split()) for line in lines] == calls
+    assert all("-o DPkg::Lock::Timeout=600" in line for line in lines)
+    assert (done.returncode == 0) is (said == LOCKED)
+    assert (said in done.stderr) is (said != LOCKED)

@@ -165,16 +165,8 @@ def test_a_point_that_others_answered_is_brought_up_to_date_by_replay(make: Make
     answer = step(solver, 6)
     assert np.array_equal(answer.outputs, direct([asked(w) for w in range(7)]))
     told = [json.loads(line) for line in (tmp_path / "calls-11.txt").read_text().splitlines()]
-    assert [c[0] for c in told] == [
-        "init",
-        "initialize",
-        *["solve"] * 5,
-        "get_state",
-        "solve",
-        "output",
-        "get_state",
-        "solve",
-    ]
+    once = ["get_state", "solve"]
+    assert [c[0] for c in told] == ["init", "initialize", *["solve"] * 5, *once, "output", *once]
     assert told[1][1] == asked(0)[1, 0] and told[4][1:] == [asked(2)[1, 0], DT]
 
 

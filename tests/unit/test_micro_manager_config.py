@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from neuroscale_couple.config.load import load
-from neuroscale_couple.config.micro_manager import replaced
+from neuroscale_couple.config.micro_manager import SECTIONS, replaced
 from neuroscale_couple.errors import ConfigError
 from neuroscale_couple.physics import make_problem
 from tests.precice.two_scale import Case
@@ -85,6 +86,15 @@ def test_old_string_booleans_are_read(tmp_path: Path) -> None:
     assert "'interpolate_crash': got 'yes', expected true or false" in said
 
 
+@pytest.mark.parametrize(
+    ("flags", "history"),
+    [(["False"], True), (["true"], False), ([True, False], False), ("True", False), (False, True), ([], True)],
+)
+def test_answers_that_depend_on_inputs_alone_are_a_truth_value_too(tmp_path: Path, flags: Any, history: bool) -> None:
+    change = {"micro_manager.micro_stateless_flags": flags}
+    assert load(written(tmp_path, "new", change)).config.neuroscale.problem.history is history
+
+
 def test_a_section_of_ours_goes_before_the_defaults(tmp_path: Path) -> None:
     own = {"gate": {"tolerance": 0.05}, "fine": {"micro": {"workers": 3}}}
     section = load(written(tmp_path, "new", own=own)).config.neuroscale
@@ -131,6 +141,39 @@ def test_a_decomposition_becomes_access_regions(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_what_is_wrong_is_said_by_name(tmp_path: Path, dialect: str, change: dict[str, Any], said: str) -> None:
     assert said in refused(written(tmp_path, dialect, change))
+
+
+def test_a_flag_that_is_no_truth_value_is_said(tmp_path: Path) -> None:
+    said = refused(written(tmp_path, "new", {"micro_manager.micro_stateless_flags": [1]}))
+    assert "'micro_stateless_flags': got 1, expected true or false" in said
+
+
+THEIRS = {
+    "adaptivity_settings": (
+        "type data similarity_measure history_param coarsening_constant refining_constant every_implicit_iteration "
+        "adaptivity_every_n_time_windows lazy_initialization mappings output_type output_n"
+    ),
+    "load_balancing_settings": "every_n_time_windows type threshold partitioning balance_inactive_sims",
+    "model_switching_settings": "switching_function",
+    "interpolate_crash_params": "interp_id threshold",
+    "snapshot_params": "output_file_name post_processing_file_name initialize_once",
+    "tasking": "backend num_workers is_slurm mpi_impl hostfile",
+}
+"""Keys of 0.12 in sections that the reader does not look into; it knows the others by name itself."""
+
+
+def test_the_page_says_of_every_key_of_theirs_what_it_is_here() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "micro_manager.md").read_text()
+    rows = page.partition("## Each key of theirs")[2].partition("\n\n")[0].splitlines()
+    named: dict[str, set[str]] = {"": set()}
+    for code in re.findall(r"`([^`]*)`", "".join(row.split(" | ")[0] for row in rows if row.startswith("|"))):
+        section, _, keys = code.replace("}", "").rpartition(".{") if "{" in code else code.rpartition(".")
+        named.setdefault(section.rpartition(".")[2], set()).update(re.split(r"[, ]+|\[0\]", keys))
+    everywhere = set(named).union(*named.values())
+    known = {key for keys in SECTIONS.values() for key in keys} - {"neuroscale", "micro_manager", "diagnostics"}
+    assert not known - everywhere - {"interfaces", "coupling_params", "simulation_params"}
+    for section, keys in THEIRS.items():
+        assert not set(keys.split()) - named.get(section, set()), section
 
 
 def test_broken_json_names_the_place(tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from neuroscale_couple import assemble
 from neuroscale_couple.config.load import load
-from neuroscale_couple.errors import ConfigError, InputError
+from neuroscale_couple.errors import ConfigError, InputError, NeuroscaleError
 from neuroscale_couple.evaluation.check import check
 from neuroscale_couple.transport.precice import _read_volumes
-from tests.precice.coupling import Case, Setup
+from tests.precice.coupling import Case, Setup, xml
 from tests.unit.test_precice_xml import change, fitted, interfaces, refused
 
 ROOT = Path(__file__).parents[2]
@@ -124,6 +125,55 @@ def test_precice_that_cannot_be_imported(case: Case, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "precice", None)
     with pytest.raises(ConfigError, match=r"needs preCICE and its Python package, .*: install libprecice 3, then pip"):
         assemble.participate(case.yaml)
+
+
+@pytest.mark.parametrize(
+    ("ours", "said"),
+    [
+        ({"model": "gone.pt"}, "neuroscale.model: no file .*gone.pt; train it with"),
+        ({"fine": {"solver": "no_such_package.of_ours:Solver"}}, "fine.solver: .*no_such_package"),
+        ({"gate": {"stages": ["no_such_package.of_ours:Stage"]}}, "gate.stages.*no_such_package"),
+    ],
+)
+def test_what_cannot_be_made_is_said_before_precice_is_asked_for(
+    tmp_path: Path, ours: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "precice", None)  # a run that went on would say so
+    case = Case(tmp_path, Setup(scheme="serial-explicit", ours=ours))
+    with pytest.raises(NeuroscaleError, match=said):
+        assemble.participate(case.yaml)
+
+
+def newtons(case: Case, script: str = "from neuroscale_fenicsx import start\n") -> list[str]:
+    """What `check` finds wrong with the macro script of a case and its preCICE configuration."""
+    (case.folder / "macro.py").write_text(script)
+    ours = yaml.safe_load(case.yaml.read_text())
+    ours["neuroscale"]["macro"] = "macro.py"
+    case.yaml.write_text(yaml.safe_dump(ours))
+    found = check(load(case.yaml), case.folder / "runs")
+    return [f.said for f in found if f.what in ("preCICE", "macro solver") and not f.good and "installed" not in f.said]
+
+
+def test_check_knows_what_newtons_method_needs(tmp_path: Path) -> None:
+    case = Case(tmp_path, Setup(scheme="parallel-implicit"))
+    said = newtons(case)
+    assert any("Newton's method is the iteration: write <coupling-scheme:serial-implicit>" in line for line in said)
+    assert any("an acceleration would change what Newton's method asks; remove it" in line for line in said)
+    assert newtons(case, "import precice\n") == [], "a macro solver of another kind may iterate as it likes"
+    text = xml(Setup(scheme="serial-implicit", acceleration="")).replace(
+        "<max-iterations", '<min-iterations value="2" /><max-iterations'
+    )
+    case.xml.write_text(text)
+    assert newtons(case) == [
+        "interfaces.write_data: Newton needs the whole tangent, d stress.xx / d strain.xx is not exchanged"
+    ]
+
+
+def test_macro_script_that_is_not_there(case: Case) -> None:
+    newtons(case)
+    (case.folder / "macro.py").unlink()
+    wrong = [f.said for f in check(load(case.yaml), case.folder / "runs") if f.what == "macro solver" and not f.good]
+    assert wrong == [f"no file {case.folder / 'macro.py'}; correct neuroscale.macro in {case.yaml}"]
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/precice.md"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def main(told: dict[str, Any]) -> None:
         flux = np.stack([amplitude * np.cos(t + dt), amplitude * (t + dt)], axis=1)
         participant.write_data(mesh, "concentration", ids, c)
         participant.write_data(mesh, "flux", ids, flux)
+        time.sleep(told["pause"])
         participant.advance(dt)
         t += dt
         if participant.requires_reading_checkpoint():
