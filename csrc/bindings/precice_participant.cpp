@@ -21,7 +21,9 @@ namespace {
 using Ids = py::array_t<precice::VertexID, py::array::c_style>;
 using Values = py::array_t<double, py::array::c_style>;
 
-std::size_t count(const py::array& array) { return static_cast<std::size_t>(array.size()); }
+std::size_t count(const py::array& array) {
+    return static_cast<std::size_t>(array.size());
+}
 
 // The ids of a call; throws ValueError for more than one dimension.
 precice::span<const precice::VertexID> vertices(const Ids& ids) {
