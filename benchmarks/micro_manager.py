@@ -3,8 +3,8 @@
 Two parts, each with the same macro solver, preCICE configuration and micro simulation for all:
 
 - overhead: 10 000 points, a micro simulation that does nothing. The macro solver measures its time windows, of which a
-  part is preCICE's (a peer that only reads and writes the same arrays shows it) and a part is the user's own (`solve`
-  called by a plain loop, in as many processes as the program uses, see `bare`). What is left is the program's:
+  part is preCICE's (of a peer that only reads and writes the same arrays, through its Python package or our binding as
+  the program does) and a part is the user's own (`solve` in a plain loop, in as many processes, see `bare`). The rest:
   overhead = window of the program - window of the peer - bare calls, divided by the number of points.
 - grains: every point a cell with a dissolving grain, its conductivity by a solve on a grid. Theirs without and with
   adaptivity (several refining constants), ours with the gate closed and open. Error: of the conductivity and porosity
@@ -31,6 +31,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from neuroscale_couple.transport import precice_binding as binding
 
 MESH, READ, WRITE = "Macro-Mesh", "Concentration", ("Conductivity", "Porosity")
 ACTIVE = ("Active-State", "Active-Steps")
@@ -158,8 +160,7 @@ def macro(count: float) -> None:
     participant = precice.Participant("Macro", "precice-config.xml", 0, 1)
     ids = participant.set_mesh_vertices(MESH, grid).tolist()
     participant.initialize()
-    seconds, got = [], []
-    t, begin = 0.0, time.perf_counter()
+    seconds, got, t, begin = [], [], 0.0, time.perf_counter()
     while participant.is_coupling_ongoing():
         dt = participant.get_max_time_step_size()
         participant.write_data(MESH, READ, ids, concentration(grid, t + dt))
@@ -173,14 +174,15 @@ def macro(count: float) -> None:
     np.savez("heard.npz", seconds=seconds, wall=wall, got=np.array(got))
 
 
-def echo() -> None:
-    """A peer that reads and writes arrays, and nothing else."""
+def echo(own: bool = False) -> None:
+    """A peer that reads and writes arrays, and nothing else. own: through our binding, not preCICE's Python package"""
     import precice
 
-    participant = precice.Participant("Micro-Manager", "precice-config.xml", 0, 1)
+    told = "Micro-Manager", "precice-config.xml", 0, 1
+    participant = binding.participant(precice, *told) if own else precice.Participant(*told)
     participant.set_mesh_access_region(MESH, [-1.0, 2.0, -1.0, 2.0])
     participant.initialize()
-    ids = participant.get_mesh_vertex_ids_and_coordinates(MESH)[0].tolist()
+    ids = binding.vertex_ids(participant, participant.get_mesh_vertex_ids_and_coordinates(MESH)[0])
     while participant.is_coupling_ongoing():
         dt = participant.get_max_time_step_size()
         values = participant.read_data(MESH, READ, ids, dt)
@@ -233,10 +235,9 @@ def couple(
     start = time.perf_counter()
     logs = [(folder / name).open("w") for name in ("macro.log", "micro.log")]
     first = [sys.executable, __file__, "--be", "macro", str(points)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
     programs = [
-        subprocess.Popen(
-            line, cwd=folder, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"}
-        )
+        subprocess.Popen(line, cwd=folder, stdout=log, stderr=subprocess.STDOUT, env=env)
         for line, log in zip((first, command), logs, strict=True)
     ]
     try:
@@ -270,26 +271,27 @@ THEIRS = [sys.executable, "-m", "micro_manager", "micro-manager-config.json"]
 def overhead(root: Path, quick: bool) -> dict[str, Any]:
     """Microseconds per point and window beside preCICE and the bare solves; the programs take turns."""
     points, windows, rounds = (10_000, 15, 1) if quick else (10_000, 60, 3)
-    programs = {"echo": [sys.executable, __file__, "--be", "echo"], "ours, gate closed": ours("--fine-only")}
+    line = [sys.executable, __file__, "--be", "echo"]
+    echoes = {"echo": line, "own": [*line, "1"]}
+    programs = echoes | {"ours, gate closed": ours("--fine-only")}
     programs |= {"theirs, no adaptivity": THEIRS} if there() else {}
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for turn in range(rounds):
         for name, command in programs.items():
             run = couple(root / f"overhead-{turn}-{name.split(',')[0]}", NOOP, points, windows, command)
             seconds[name] += run["seconds"][3:].tolist()
-    workers = len(os.sched_getaffinity(0))
-    peer = float(np.median(seconds.pop("echo")))
-    rows = []
+    alone, rows = {name: float(np.median(seconds.pop(name))) for name in echoes}, []
     for name, values in seconds.items():
-        processes = workers if name.startswith("ours") else 1  # their calls are made in one process
+        us = name.startswith("ours")  # their calls are made in one process
+        peer, processes = (alone["own"], len(os.sched_getaffinity(0))) if us else (alone["echo"], 1)
         window, solves = float(np.median(values)), bare(points, processes)
         rows.append({
-            "variant": name, "window_ms": 1e3 * window, "beside_precice_us": 1e6 * (window - peer) / points,
-            "processes": processes, "bare_us": 1e6 * solves / points,
+            "variant": name, "window_ms": 1e3 * window, "peer_ms": 1e3 * peer, "processes": processes,
+            "beside_precice_us": 1e6 * (window - peer) / points, "bare_us": 1e6 * solves / points,
             "overhead_us": 1e6 * (window - peer - solves) / points,
         })  # fmt: skip
     return {
-        "points": points, "windows": windows, "rounds": rounds, "echo_ms": 1e3 * peer, "rows": rows,
+        "points": points, "windows": windows, "rounds": rounds, "echo_ms": 1e3 * alone["echo"], "rows": rows,
         "ratio": rows[1]["overhead_us"] / rows[0]["overhead_us"] if len(rows) > 1 else None,
     }  # fmt: skip
 
@@ -337,10 +339,10 @@ def at_same_error(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def print_grain(row: dict[str, Any]) -> None:
+    mean, p95, largest = (100 * row[f"error_{name}"] for name in ("mean", "p95", "max"))
     print(
         f"{row['variant']:<26} wall {row['wall_s']:8.2f} s  solves {row['solves']:>8} ({100 * row['share']:5.1f} %)  "
-        f"error mean {100 * row['error_mean']:.3f} %  p95 {100 * row['error_p95']:.3f} %  "
-        f"max {100 * row['error_max']:.2f} %"
+        f"error mean {mean:.3f} %  p95 {p95:.3f} %  max {largest:.2f} %"
     )
 
 
@@ -384,12 +386,11 @@ def measure(root: Path, quick: bool, part: str | None) -> dict[str, Any]:
 
 
 def print_overhead(record: dict[str, Any]) -> None:
-    print(f"{record['points']} points; the peer that only reads and writes takes {record['echo_ms']:.2f} ms a window")
     for row in record["rows"]:
         print(
-            f"{row['variant']:<22} window {row['window_ms']:7.2f} ms; per point and window: beside preCICE "
-            f"{row['beside_precice_us']:.3f} µs, bare calls {row['bare_us']:.3f} µs in {row['processes']} process(es), "
-            f"overhead {row['overhead_us']:.3f} µs"
+            f"{row['variant']:<22} window {row['window_ms']:7.2f} ms, of its peer {row['peer_ms']:.2f} ms; per point: "
+            f"beside preCICE {row['beside_precice_us']:.3f} µs, overhead {row['overhead_us']:.3f} µs; "
+            f"bare calls {row['bare_us']:.3f} µs in {row['processes']} process(es)"
         )
     if record["ratio"] is not None:
         print(f"their overhead is {record['ratio']:.1f} times ours")

@@ -126,6 +126,11 @@ def micro_manager(record: dict[str, Any]) -> str:
     bare, runs = record["overhead"], record["grains"]
     columns = ("beside_precice_us", "bare_us", "overhead_us")
     rows = [[r["variant"], f"{r['window_ms']:.2f}", *(f"{r[k]:.3f}" for k in columns)] for r in bare["rows"]]
+    peers = {r["variant"]: r["peer_ms"] for r in bare["rows"] if "peer_ms" in r}
+    alone = f"preCICE alone {bare['echo_ms']:.2f} ms a window"
+    if peers:
+        alone = "preCICE alone, called as each of them does, " + " and ".join(f"{ms:.2f} ms" for ms in peers.values())
+        alone += " a window"
     head = ["no-op micro simulation", "window, ms", "beside preCICE, µs per point and window", "bare calls, µs",
             "overhead, µs"]  # fmt: skip
     first = table(head, rows)
@@ -137,8 +142,8 @@ def micro_manager(record: dict[str, Any]) -> str:
     second = table(["dissolving grains", "wall time", "micro solves", "mean error", "p95 error"], rows)
     times = ", ".join(f"{name.removeprefix('ours, ')}: {t:.1f}" for name, t in runs["fewer_solves"].items())
     return (
-        f"{bare['points']:,} points, {bare['windows']} windows, medians; preCICE alone {bare['echo_ms']:.2f} ms a "
-        f"window:\n\n{first}\nTheir overhead is {bare['ratio']:.1f} times ours.\n\n"
+        f"{bare['points']:,} points, {bare['windows']} windows, medians; {alone}:\n\n{first}\n"
+        f"Their overhead is {bare['ratio']:.1f} times ours.\n\n"
         f"{runs['points']:,} points, {runs['windows']} windows, from a cold start:\n\n{second}\n"
         "Times fewer micro solves than their adaptivity at the same mean error (interpolated between its settings, "
         f"where they bracket it): {times or 'not bracketed'}. {_where(record)}\n"

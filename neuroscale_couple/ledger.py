@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import re
 import time
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,18 +28,22 @@ from neuroscale_couple.values import F64, I64, U8, Audit, FineAnswer, Reply
 
 SOURCES = tuple(source.name.lower() for source in Source)
 REFUSALS = tuple(reason.name.lower() for reason in Reason if reason is not Reason.ACCEPTED)
+REFUSED = tuple(f"refused_{name}" for name in REFUSALS)
 STAGES = ("fine", "surrogate", "transport", "correction", "learning", "gate", "total")
 COLUMNS = (
     *("window", "time", "iterations", "points"),
     *(f"answered_{name}" for name in SOURCES),
     *("audits", "audit_p50", "audit_p95", "audit_max", "audit_above"),
-    *(f"refused_{name}" for name in REFUSALS),
+    *REFUSED,
     *("fine_solves", "fine_iterations"),
     *(f"asked_{name}" for name in SOURCES),
     *(f"rank_seconds_{name}" for name in SOURCES),
     *(f"seconds_{stage}" for stage in STAGES),
     "model_version",
 )
+
+COUNTED = {side: tuple(f"{side}_{name}" for name in SOURCES) for side in ("answered", "asked", "rank_seconds")}
+SECONDS = tuple(f"seconds_{stage}" for stage in STAGES)
 
 ENDS = ("lowest", "highest")
 """Prefixes of the columns that hold the range of an input in a window."""
@@ -66,13 +72,21 @@ class Counts:
 
     def answered(self, reply: Reply) -> None:
         """Count one iteration's reply."""
-        self.source += np.bincount(reply.source, minlength=len(Source))
-        self.reason += np.bincount(reply.reason, minlength=len(Reason))
+        _tally(reply.source, self.source)
+        _tally(reply.reason, self.reason)
 
     def fine(self, answer: FineAnswer) -> None:
         """Count one call of the fine solver."""
-        self.fine_solves += len(answer.solved)
+        self.fine_solves += len(answer.rows) if answer.own is None else int(np.count_nonzero(answer.own))
         self.fine_iterations += int(answer.iterations.sum())
+
+
+def _tally(codes: U8, counts: I64) -> None:
+    """Add how often each code occurs. codes: uint8 [n], as a rule all equal; counts: int64 [k], in/out"""
+    if len(codes) and codes.tobytes().count(codes[:1].tobytes()) == len(codes):
+        counts[codes[0]] += len(codes)
+    else:
+        counts += np.bincount(codes, minlength=len(counts))
 
 
 class FieldWriter(Protocol):
@@ -210,6 +224,7 @@ class Ledger:
             self.fields.truncate(windows)
         if _rank(self.comm) != 0:
             return
+        self.close()
         self.tables["ledger.csv"] = Table(self.folder / "ledger.csv", self.columns, keep=windows)
         if (self.folder / "audits.csv").exists():
             header = list(read_table(self.folder / "audits.csv"))
@@ -217,6 +232,8 @@ class Ledger:
 
     def close(self) -> None:
         """End of the run; idempotent."""
+        for table in self.tables.values():
+            table.close()
         self.tables = {}
 
     def _gather(self, mine: Any) -> list[Any] | None:
@@ -269,15 +286,27 @@ class Table:
             os.fsync(stream.fileno())
         os.replace(fresh, path)
         self.path = path
+        self.descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        self._close = weakref.finalize(self, os.close, self.descriptor)
+        self._line = csv.writer(_Passing(), lineterminator="\n").writerow  # returns what it writes
 
     def append(self, rows: Sequence[Sequence[Any]], sync: bool = True) -> None:
         """Append rows in one write. sync: they outlive a crash of the whole machine, not of this program alone"""
-        text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows([[_plain(value) for value in row] for row in rows])
-        with self.path.open("ab", buffering=0) as stream:
-            stream.write(text.getvalue().encode())
-            if sync:
-                os.fsync(stream.fileno())
+        os.write(self.descriptor, "".join([self._line([_plain(value) for value in row]) for row in rows]).encode())
+        if sync:
+            os.fsync(self.descriptor)
+
+    def close(self) -> None:
+        """Nothing more is appended; idempotent."""
+        self._close()
+
+
+class _Passing:
+    """A file for a CSV writer that hands each line back."""
+
+    @staticmethod
+    def write(line: str) -> str:
+        return line
 
 
 def read_table(path: Path) -> dict[str, list[Any]]:
@@ -318,16 +347,17 @@ def _audit_header(outputs: Sequence[str]) -> list[str]:
 
 
 def _sums(ranks: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
-    source, reason = sum(rank[1] for rank in ranks), sum(rank[2] for rank in ranks)
+    source, reason = (sum(rank[side] for rank in ranks).tolist() for side in (1, 2))
+    asked, spent = (sum(rank[side] for rank in ranks).tolist() for side in (6, 7))
     row: dict[str, Any] = {"points": sum(rank[0] for rank in ranks)}
-    row |= {f"answered_{name}": source[i] for i, name in enumerate(SOURCES)}
-    row |= {f"refused_{reason_.name.lower()}": reason[reason_] for reason_ in Reason if reason_ is not Reason.ACCEPTED}
+    row |= zip(COUNTED["answered"], source, strict=True)
+    row |= zip(REFUSED, reason[1:], strict=True)
     row["fine_solves"] = sum(rank[3] for rank in ranks)
     row["fine_iterations"] = sum(rank[4] for rank in ranks)
-    asked, spent = sum(rank[6] for rank in ranks), sum(rank[7] for rank in ranks)
-    row |= {f"asked_{name}": asked[i] for i, name in enumerate(SOURCES)}
-    row |= {f"rank_seconds_{name}": round(float(spent[i]), 6) for i, name in enumerate(SOURCES)}
-    row |= {f"seconds_{stage}": round(max(rank[5].get(stage, 0.0) for rank in ranks), 6) for stage in STAGES}
+    row |= zip(COUNTED["asked"], asked, strict=True)
+    row |= zip(COUNTED["rank_seconds"], (round(seconds, 6) for seconds in spent), strict=True)
+    worst = (max(rank[5].get(stage, 0.0) for rank in ranks) for stage in STAGES)
+    row |= zip(SECONDS, (round(seconds, 6) for seconds in worst), strict=True)
     return row
 
 
@@ -341,8 +371,8 @@ def _ends(ranks: Sequence[Sequence[F64]]) -> list[Any]:
     """Lowest and highest inputs over all ranks, column by column; empty cells where there are none."""
     if not all(ranks):
         return []
-    lowest, highest = (np.stack(ends) for ends in zip(*ranks, strict=True))
-    return [v if np.isfinite(v) else "" for v in (*lowest.min(axis=0), *highest.max(axis=0))]
+    lowest, highest = (list(zip(*(end.tolist() for end in ends), strict=True)) for ends in zip(*ranks, strict=True))
+    return [v if math.isfinite(v) else "" for v in (*map(min, lowest), *map(max, highest))]
 
 
 def _audit_columns(error: F64, tolerance: float) -> dict[str, Any]:

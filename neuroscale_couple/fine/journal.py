@@ -31,9 +31,10 @@ class Journal:
 
     def append(self, inputs: F64, dt: float) -> None:
         """One more step. inputs: float64 [points, n_in]"""
-        data = np.ascontiguousarray(inputs).data
-        self._file.seek(len(self._dts) * inputs.nbytes)
-        self._file.write(data)
+        data = np.ascontiguousarray(inputs).reshape(-1).view(np.uint8).data
+        start, written = len(self._dts) * len(data), 0
+        while written < len(data):
+            written += os.pwrite(self._file.fileno(), data[written:], start + written)
         self._dts.append(dt)
         if self._path is not None:
             self._sums.append(zlib.crc32(data, self._sums[-1]))

@@ -23,8 +23,9 @@ from neuroscale_couple.fine.board import board_file
 from neuroscale_couple.fine.jobs import NONE, Again, Done, Facts, Job, Keep, Lost, Output
 from neuroscale_couple.fine.journal import Journal
 from neuroscale_couple.fine.kept import Kept
-from neuroscale_couple.fine.micro_setup import cores, spec_of
+from neuroscale_couple.fine.micro_setup import spec_of
 from neuroscale_couple.fine.pool import Pool, Process
+from neuroscale_couple.fine.seats import NOWHERE, cores
 from neuroscale_couple.physics.base import MicroProblem
 from neuroscale_couple.values import F64, I64, Batch, FineAnswer, Points
 
@@ -142,7 +143,7 @@ class MicroManager(FineSolver):
         """One message to every worker; returns the places that must be asked again, as their worker was lost."""
         assert self.pool is not None
         rows = call.rows[todo] if len(todo) < len(call.rows) else call.rows
-        if self.deal is None or not np.array_equal(self.deal.rows, rows):
+        if self.deal is None or not (self.deal.rows is rows or np.array_equal(self.deal.rows, rows)):
             self._house(rows)
             deal = self._dealt(rows)
         else:
@@ -184,7 +185,7 @@ class MicroManager(FineSolver):
             if at[-1] - at[0] + 1 == len(at):
                 parts[worker] = slice(at[0], at[-1] + 1)  # without copies
         every = len(rows) == len(self.home) and np.array_equal(rows, np.arange(len(rows)))
-        return Deal(np.array(rows), parts, every)
+        return Deal(np.array(rows) if rows.flags.writeable else rows, parts, every)
 
     def _lost(self, worker: int, lost: Lost, at: I64, call: Call) -> I64:
         """A worker is gone with all that it held; returns the places that are asked again."""
@@ -387,7 +388,7 @@ def look(settings: schema.Fine, problem: MicroProblem) -> Facts:
     """Load the micro simulation once, in a process of its own, before anything waits for it. Raises: ConfigError"""
     spec = spec_of(settings, problem)
     with board_file(1, 0, 0) as memory:
-        process = Process(spec, memory.fileno(), 0, 1)
+        process = Process(spec, memory.fileno(), 0, [NOWHERE])
         facts = process.facts()
     process.close()
     if settings.micro.rollback and getattr(problem, "remembers", True) and not facts.restorable:

@@ -13,14 +13,6 @@ from neuroscale_couple.physics.opaque import OpaqueProblem
 from neuroscale_couple.values import Layout
 
 
-def cores() -> int:
-    """Cores that a rank may use for its workers."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    names = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
-    ranks = next((int(os.environ[name]) for name in names if name in os.environ), 1)
-    return max(1, available // ranks)
-
-
 def spec_of(settings: schema.Fine, problem: MicroProblem) -> Spec:
     """What workers load. Raises: ConfigError"""
     if settings.micro.file is None:

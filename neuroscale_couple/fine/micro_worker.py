@@ -37,6 +37,7 @@ from neuroscale_couple.fine.jobs import (
     unpacked_task,
 )
 from neuroscale_couple.fine.micro_interface import stand_in
+from neuroscale_couple.fine.seats import NOWHERE, seated
 from neuroscale_couple.values import F64, I64
 
 CLASSES = ("MicroSimulation", *(f"MicroSimulation{i}" for i in range(10)))
@@ -311,8 +312,11 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}{where}"
 
 
-def main(connection: int, memory: int, number: int, workers: int) -> None:
-    """Serve jobs until the other side goes. connection, memory: file descriptors; number: of this worker."""
+def main(connection: int, memory: int, number: int, workers: int, seat: int = NOWHERE) -> None:
+    """Serve jobs until the other side goes.
+
+    connection, memory: file descriptors; number: of this worker; seat: the core that it wakes on (`fine.seats`)
+    """
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -327,7 +331,9 @@ def main(connection: int, memory: int, number: int, workers: int) -> None:
         return
     while True:
         try:
-            task = unpacked_task(link.recv_bytes())
+            with seated(seat):
+                message = link.recv_bytes()
+            task = unpacked_task(message)
         except (EOFError, OSError):
             return worker.close()
         worker.progress[0] = -1

@@ -9,16 +9,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 
 from neuroscale_couple.errors import ConfigError, FineSolverError
 from neuroscale_couple.fine.board import Board, board_file
 from neuroscale_couple.fine.jobs import Done, Facts, Lost, Spec, Task, packed_task, unpacked_done
+from neuroscale_couple.fine.seats import own_core, seats
 
 LAUNCHER = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "MPI_LOCAL", "HYDI_", "HYDRA_")
 """Variables of an MPI launcher: a micro simulation that starts MPI must not take itself for one of our ranks."""
-PROGRAM = "from neuroscale_couple.fine.micro_worker import main; main({}, {}, {}, {})"
+PROGRAM = "from neuroscale_couple.fine.micro_worker import main; main({}, {}, {}, {}, {})"
 START = 300.0
 """Seconds that a worker gets to import the user's module."""
 
@@ -26,11 +27,11 @@ START = 300.0
 class Process:
     """One worker process."""
 
-    def __init__(self, spec: Spec, memory: int, number: int, workers: int) -> None:
-        """memory: file descriptor of the board; number: of this worker among all"""
+    def __init__(self, spec: Spec, memory: int, number: int, seats: Sequence[int]) -> None:
+        """memory: file descriptor of the board; number: of this worker among all; seats: of all (`fine.seats`)"""
         ours, theirs = socket.socketpair()
         fds = (theirs.fileno(), memory)
-        command = [sys.executable, "-c", PROGRAM.format(*fds, number, workers)]
+        command = [sys.executable, "-c", PROGRAM.format(*fds, number, len(seats), seats[number])]
         self._process = subprocess.Popen(command, pass_fds=fds, env=environment(), stdin=subprocess.DEVNULL)
         theirs.close()
         self.link = Connection(ours.detach())
@@ -78,7 +79,8 @@ class Pool:
         self.spec, self.timeout = spec, timeout
         self._memory = board_file(workers, spec.points, sum(spec.columns))
         self.board = Board(self._memory.fileno(), workers, spec.points, *spec.columns)
-        self._processes = [Process(spec, self._memory.fileno(), number, workers) for number in range(workers)]
+        self._seats, self._here = seats(workers), own_core()
+        self._processes = [Process(spec, self._memory.fileno(), number, self._seats) for number in range(workers)]
         try:
             for process in self._processes:
                 self.facts = process.facts()
@@ -91,8 +93,9 @@ class Pool:
         results: dict[int, Done | Lost] = {}
         waiting: dict[int, int] = {}
         links = select.poll()
-        for worker, task in tasks.items():
-            process = self._processes[worker]
+        here = self._here()
+        for worker in sorted(tasks, key=lambda worker: self._seats[worker] == here):  # who wakes here may take our turn
+            task, process = tasks[worker], self._processes[worker]
             self.board.progress[worker, 0] = -1
             try:
                 process.link.send_bytes(packed_task(task))
@@ -136,7 +139,7 @@ class Pool:
         process = self._processes[worker]
         place = max(int(self.board.progress[worker, 0]), 0)
         process.kill()
-        self._processes[worker] = Process(self.spec, self._memory.fileno(), worker, len(self._processes))
+        self._processes[worker] = Process(self.spec, self._memory.fileno(), worker, self._seats)
         try:
             self._processes[worker].facts()
         except ConfigError as error:

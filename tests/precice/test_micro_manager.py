@@ -72,6 +72,47 @@ def by_window(calls: list[list[Any]]) -> list[list[list[Any]]]:
     return windows
 
 
+WITHOUT = """
+import sys
+sys.modules["neuroscale_couple.transport._precice"] = None
+"""
+
+
+@pytest.mark.parametrize("scheme", ["serial-explicit", "parallel-implicit"])
+def test_the_package_and_our_own_binding_pass_the_same(tmp_path: Path, scheme: str, monkeypatch: Any) -> None:
+    heard = {}
+    for name in ("own", "package"):
+        (tmp_path / name).mkdir()
+        if name == "package":
+            (tmp_path / name / "sitecustomize.py").write_text(WITHOUT)
+            monkeypatch.setenv("PYTHONPATH", str(tmp_path / name))
+        feedback = 0.1 if scheme.endswith("implicit") else 0.0
+        end = Case(tmp_path / name, scheme, "new", windows=3, feedback=feedback).write().run("--fine-only")
+        assert (end.status, end.macro_status) == (0, 0), end.said + end.macro_said
+        heard[name] = end.heard
+    for field in ("k", "turned"):
+        assert heard["own"][field].any() and np.array_equal(heard["own"][field], heard["package"][field])
+
+
+def test_our_own_binding_refuses_what_precice_cannot_take(tmp_path: Path) -> None:
+    binding = pytest.importorskip("neuroscale_couple.transport._precice", reason="built without preCICE")
+    with pytest.raises(RuntimeError, match=r"nothing\.xml"):
+        binding.Participant("Macro", str(tmp_path / "nothing.xml"), 0, 1)
+    Case(tmp_path, "serial-explicit", "new").write()
+    macro = binding.Participant("Macro", str(tmp_path / "precice-config.xml"), 0, 1)
+    values = np.zeros(2)
+    for ids in (np.array([0, 1]), [0, 1], np.array([0, 0, 1, 1], dtype=np.int32)[::2]):  # int64, no array, gaps
+        with pytest.raises(TypeError, match="incompatible function arguments"):
+            macro.write_data("macro-mesh", "concentration", ids, values)
+    ids = np.array([0, 1], dtype=np.int32)
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        macro.write_data("macro-mesh", "concentration", ids, values.astype(np.float32))
+    with pytest.raises(ValueError, match="ids: got 2 dimensions, expected 1"):
+        macro.write_data("macro-mesh", "concentration", ids[None], values)
+    with pytest.raises(RuntimeError, match="concentratoin"):
+        macro.write_data("macro-mesh", "concentratoin", ids, values)
+
+
 @pytest.mark.parametrize("dialect", ["old", "new"])
 def test_explicit_coupling_calls_what_the_contract_says(tmp_path: Path, dialect: str) -> None:
     case = Case(tmp_path, "serial-explicit", dialect, windows=4).write()

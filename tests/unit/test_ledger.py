@@ -14,6 +14,7 @@ import pytest
 
 from neuroscale_couple.evaluation.fields import PointFields, read_points, windows_of
 from neuroscale_couple.ledger import COLUMNS, Ledger, Timers, read_table, window_line
+from neuroscale_couple.ledger import Counts as RealCounts
 from neuroscale_couple.reasons import Reason, Source
 from neuroscale_couple.values import F64, Audit, FieldSpec, Layout, Points, Reply
 
@@ -155,7 +156,9 @@ def test_rows_survive_a_kill(tmp_path: Path) -> None:
 def test_full_disk_is_said_once_and_the_run_goes_on(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     add(ledger, 0)
-    ledger.tables["ledger.csv"].path = Path("/dev/full")
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, ledger.tables["ledger.csv"].descriptor)
+    os.close(full)
     with pytest.warns(
         UserWarning, match=r"ledger\.csv: cannot be written \(No space left on device\); the run goes on"
     ):
@@ -253,3 +256,14 @@ def test_timers_count_a_stage_that_raised() -> None:
         raise ValueError("x")
     assert timers.take()["stage"] > 0.0
     assert len(timers.running) == 1
+
+
+@pytest.mark.parametrize("codes", [[2, 2, 2, 2], [0, 2, 1, 2], [0, 0, 0], []])
+def test_counts_say_how_often_each_source_and_reason_occurred(codes: list[int]) -> None:
+    n, counts = len(codes), RealCounts()
+    source = np.array(codes, dtype=np.uint8)
+    answer = Reply(np.zeros((n, 1)), np.zeros((n, 1, 0)), source, source[::-1] + np.uint8(3), np.zeros(n))
+    for _ in range(2):
+        counts.answered(answer)
+    assert counts.source.tolist() == [2 * codes.count(code) for code in range(len(Source))]
+    assert counts.reason.tolist() == [2 * codes.count(code - 3) for code in range(len(Reason))]
