@@ -156,13 +156,22 @@ def tell_precice_names(config: str | Path) -> int:
     return tell(find)
 
 
-def service_inside(config: str | Path, keys: Sequence[str] = (), resume: bool = False) -> InsideService:
+def service_inside(
+    config: str | Path,
+    keys: Sequence[str] = (),
+    resume: bool = False,
+    timeout: float = 3600.0,
+    mpi: str = "",
+    comm: int = 0,
+) -> InsideService:
     """The service in the process of a solver that is no Python program; channel `embedded` of the client calls this.
 
-    keys: KEY=VALUE that replace those of the configuration
+    keys: KEY=VALUE that replace those of the configuration; timeout: that a rank waits for the others at most, s
+    mpi: kind of the solver's MPI (openmpi, mpich), empty: one rank alone; comm: MPI_Comm_c2f of the ranks' communicator
+    Raises: TransportError if mpi4py uses another MPI than the solver. Collective: no
     """
     from neuroscale_couple.config.load import parse_value
-    from neuroscale_couple.transport.inside import InsideService
+    from neuroscale_couple.transport.inside import InsideService, communicator_of
 
     given = {key.strip(): parse_value(value) for key, _, value in (text.partition("=") for text in keys)}
     options = RunOptions(given, bool(resume))
@@ -172,7 +181,7 @@ def service_inside(config: str | Path, keys: Sequence[str] = (), resume: bool = 
         run_options = options
         return _prepared(config)
 
-    return InsideService(prepare)
+    return InsideService(prepare, communicator_of(mpi, comm, timeout) if mpi else None)
 
 
 def _prepared(config: str | Path) -> tuple[Path, str, Any]:
@@ -236,10 +245,13 @@ def build(loaded: Loaded, points: Points, comm: Any, window: int | None = None) 
     folder = results_folder(loaded)
     parallel.set_threads(comm)
     keep_freed_memory()
-    if parallel.rank(comm) == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "neuroscale.resolved.yaml").write_text(dump(loaded.config))
-    parallel.barrier(comm)
+
+    def make_folder() -> None:
+        if parallel.rank(comm) == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "neuroscale.resolved.yaml").write_text(dump(loaded.config))
+
+    parallel.together(comm, "making the results folder", make_folder)
     problem = _problem(loaded)
     points = with_microstructures(loaded, problem, points)
     parts = _parts(loaded, problem, points, folder, comm)

@@ -3,6 +3,8 @@
 A message names the case, window, rank, field and value that it is about; tests assert the text.
 """
 
+from collections.abc import Sequence
+
 
 class NeuroscaleError(Exception):
     """Base of all errors that a user can act on."""
@@ -36,8 +38,20 @@ class PeerError(TransportError):
     """The other side of an MPI job failed; the message is its first cause."""
 
 
+class DifferentCallsError(TransportError):
+    """The ranks do not do the same. calls: what each of them does"""
+
+    def __init__(self, message: str, calls: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.calls = tuple(calls)
+
+
 class RankError(NeuroscaleError):
-    """Another rank failed; the message is that rank's first cause."""
+    """Another rank failed; the message is that rank's first cause. kind, cause: its error and what that said"""
+
+    def __init__(self, message: str, kind: str = "", cause: str = "") -> None:
+        super().__init__(message)
+        self.kind, self.cause = kind, cause
 
 
 class CheckpointError(NeuroscaleError):

@@ -15,12 +15,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from neuroscale_couple.errors import NeuroscaleError, PeerError, RankError, TransportError
+from neuroscale_couple import guest
+from neuroscale_couple.errors import DifferentCallsError, NeuroscaleError, PeerError, RankError, TransportError
 from neuroscale_couple.serial import SerialComm
 
 T = TypeVar("T")
@@ -48,8 +49,8 @@ def size(comm: Any) -> int:
 
 def barrier(comm: Any) -> None:
     """Wait for all ranks without burning a core. Collective: yes."""
-    if size(comm) > 1:
-        idle_wait(comm.Ibarrier())
+    if size(comm) > 1 and not idle_wait(request := comm.Ibarrier(), guest.longest_wait()):
+        _nobody_came(request, None, "a barrier")
 
 
 def communicator(comm: Any = None) -> Any:
@@ -140,7 +141,7 @@ def agree(comm: Any, error: BaseException | None, where: str, same: str = "", pa
     same: a text that must be equal on all ranks (the call and its common arguments)
     patience: seconds that a failing rank waits for the others before it ends the job; None: for ever.
         Needed where the others may be stuck in a collective that this rank will never enter.
-    Raises: error, RankError, TransportError (the ranks did different things)
+    Raises: error, RankError, DifferentCallsError, TransportError (a guest, see `guest`, has waited long enough)
     Collective: yes, one reduction of three integers
     """
     if size(comm) == 1:
@@ -152,17 +153,19 @@ def agree(comm: Any, error: BaseException | None, where: str, same: str = "", pa
     key = zlib.crc32(same.encode())
     mine = np.array([error is not None, key, -key], dtype=np.int64)
     worst = np.empty_like(mine)
-    arrived = idle_wait(comm.Iallreduce(mine, worst, op=MPI.MAX), patience if error is not None else None)
-    if not arrived and error is not None:
-        end_job(error)
+    request = comm.Iallreduce(mine, worst, op=MPI.MAX)
+    limit = guest.longest_wait() if error is None or patience is None else patience
+    if not idle_wait(request, limit):
+        _nobody_came(request, error, where)
     if worst[0] != 0:
         _raise_first_cause(comm, error, where)
     if worst[1] != -worst[2]:
         calls = comm.allgather(same)
         other = next(i for i, call in enumerate(calls) if call != calls[0])
-        raise TransportError(
+        raise DifferentCallsError(
             f"the ranks do not do the same: rank 0 {calls[0]}, rank {other} {calls[other]}; "
-            "every call is collective and its time, step and totals must be equal on all ranks"
+            "every call is collective and its time, step and totals must be equal on all ranks",
+            calls,
         )
 
 
@@ -182,13 +185,29 @@ def together(comm: Any, where: str, action: Callable[[], T], same: str = "", pat
 
 
 def _raise_first_cause(comm: Any, error: BaseException | None, where: str) -> None:
-    """Raise on every rank once it is known that one failed."""
     cause = None if error is None else (is_second_hand(error), type(error).__name__, str(error))
-    causes = [(found, i) for i, found in enumerate(comm.allgather(cause)) if found is not None]
+    causes = [(found, i) for i, found in enumerate(_all_causes(comm, cause, where)) if found is not None]
     if error is not None:
         raise error
     (_, kind, message), first = min(causes, key=lambda item: (item[0][0], item[1]))
-    raise RankError(f"rank {first} failed ({where}): {kind}: {message}")
+    raise RankError(f"rank {first} failed ({where}): {kind}: {message}", kind, message)
+
+
+def _all_causes(comm: Any, cause: guest.Cause | None, where: str) -> list[guest.Cause | None]:
+    if guest.longest_wait() is None:
+        return list(comm.allgather(cause))
+    rooms = np.empty((size(comm), guest.ROOM), dtype=np.uint8)
+    if not idle_wait(request := comm.Iallgather(guest.packed(cause), rooms), guest.TELLING):
+        _nobody_came(request, None, f"{where}, where one has failed,")
+    return [guest.unpacked(room) for room in rooms]
+
+
+def _nobody_came(request: Any, error: BaseException | None, where: str) -> NoReturn:
+    """End the wait for other ranks: in a job of our own end that, in the solver's raise."""
+    if error is not None and guest.longest_wait() is None:
+        end_job(error)
+    late = guest.too_late(where, request)
+    raise error or late
 
 
 def is_second_hand(error: BaseException) -> bool:

@@ -2,8 +2,11 @@
 //
 // Solvers such as OpenFOAM trap floating-point exceptions; NumPy and torch raise them in passing. Every call into
 // Python runs in the default floating-point environment, and the solver's is restored after it.
+//
+// Each rank of a solver has a service of its own, and the services work together through a communicator of these ranks.
 #include "../client/channel.h"
 #include "../client/failure.h"
+#include "ranks.h"
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -111,27 +114,23 @@ void start_python(const Options& options) {
 
 class EmbeddedChannel final : public Channel {
 public:
-    explicit EmbeddedChannel(const Options& options) {
-        if (options.ranks != 1)
-            refuse("channel embedded serves one rank, this solver has " + std::to_string(options.ranks) +
-                   ": use channel socket or mpi");
-        const QuietFloats quiet;
-        start_python(options);
-        const Locked lock;
-        const Object module(PyImport_ImportModule("neuroscale_couple.assemble"));
-        if (!module)
-            refuse("channel embedded: " + python_error() +
-                   "; set NEUROSCALE_PYTHON to the Python interpreter that has neuroscale-couple");
-        const Object set(PyList_New(0));
-        for (const std::string& line : options.set) {
-            const Object text(PyUnicode_FromStringAndSize(line.data(), static_cast<Py_ssize_t>(line.size())));
-            if (!text || PyList_Append(set.get(), text.get()) != 0)
-                refuse("channel embedded: " + python_error());
+    explicit EmbeddedChannel(const Options& options)
+        : ranks_(options.open_ranks == nullptr ? nullptr : options.open_ranks(options)) {}
+
+    /// Start Python and make the service. On several ranks all succeed, or all throw.
+    void start(const Options& options) {
+        if (!ranks_)
+            return make(options);
+        try {
+            make(options);
+        } catch (const Failure& failure) {
+            tell(failure);
+            throw;
+        } catch (const std::exception& error) {
+            tell(Failure(NSC_ERROR_MEMORY, std::string("channel embedded: ") + error.what()));
+            throw;
         }
-        service_ = PyObject_CallMethod(module.get(), "service_inside", "sOi", options.configuration.c_str(), set.get(),
-                                       options.resume ? 1 : 0);
-        if (service_ == nullptr)
-            throw Failure(NSC_ERROR_SERVICE, "the service failed: " + python_error());
+        ranks_->agree(nullptr);
     }
 
     ~EmbeddedChannel() override { leave(false); }
@@ -148,6 +147,8 @@ public:
         }
         Py_DECREF(service_);
         service_ = nullptr;
+        if (finished && ranks_)
+            ranks_->finish();
     }
 
 protected:
@@ -191,6 +192,34 @@ protected:
     }
 
 private:
+    void tell(const Failure& failure) noexcept {
+        try {
+            ranks_->agree(&failure);
+        } catch (...) { // it is thrown on all ranks, here as the caller has it
+        }
+    }
+
+    void make(const Options& options) {
+        const QuietFloats quiet;
+        start_python(options);
+        const Locked lock;
+        const Object module(PyImport_ImportModule("neuroscale_couple.assemble"));
+        if (!module)
+            refuse("channel embedded: " + python_error() +
+                   "; set NEUROSCALE_PYTHON to the Python interpreter that has neuroscale-couple");
+        const Object set(PyList_New(0));
+        for (const std::string& line : options.set) {
+            const Object text(PyUnicode_FromStringAndSize(line.data(), static_cast<Py_ssize_t>(line.size())));
+            if (!text || PyList_Append(set.get(), text.get()) != 0)
+                refuse("channel embedded: " + python_error());
+        }
+        service_ = PyObject_CallMethod(module.get(), "service_inside", "sOidsi", options.configuration.c_str(),
+                                       set.get(), options.resume ? 1 : 0, options.timeout, ranks_ ? ranks_->kind() : "",
+                                       ranks_ ? ranks_->communicator() : 0);
+        if (service_ == nullptr)
+            throw Failure(NSC_ERROR_SERVICE, "the service failed: " + python_error());
+    }
+
     void keep_reply(PyObject* sent) {
         const Py_ssize_t count = PySequence_Size(sent);
         for (Py_ssize_t i = 0; i < count; ++i) {
@@ -209,6 +238,7 @@ private:
         next_ = taken_ = 0;
     }
 
+    std::unique_ptr<Ranks> ranks_; // none: one rank
     PyObject* service_ = nullptr;
     std::vector<Py_buffer> reply_;
     std::size_t next_ = 0;
@@ -221,5 +251,7 @@ private:
 
 extern "C" __attribute__((visibility("default"))) neuroscale::client::Channel*
 nsc_open_channel_1(const neuroscale::client::Options& options) {
-    return new neuroscale::client::EmbeddedChannel(options);
+    auto channel = std::make_unique<neuroscale::client::EmbeddedChannel>(options);
+    channel->start(options);
+    return channel.release();
 }

@@ -1,8 +1,8 @@
 // Channel `mpi`: the solver's ranks spawn the service and talk to it through an intercommunicator. The solver must run
 // under mpirun, also when it has one rank only: then a service that dies takes the job with it instead of hanging it.
 // Channel `mpmd`: the same with a service that was started as another program of the solver's job.
-#include "../client/channel.h"
 #include "../client/failure.h"
+#include "mpi_calls.h"
 
 #include <algorithm>
 #include <array>
@@ -10,59 +10,69 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
-#include <mpi.h>
 #include <set>
 #include <thread>
 #include <unistd.h>
 
 namespace neuroscale::client {
 
-namespace {
-
-constexpr int tag = 0;
-constexpr std::size_t largest_message = std::size_t{1} << 30; // larger blocks are cut, the same on both sides
-
-void check(int code, const char* what) {
+void check_mpi(int code, const char* what) {
     if (code == MPI_SUCCESS)
         return;
     std::array<char, MPI_MAX_ERROR_STRING> text{};
     int length = 0;
     MPI_Error_string(code, text.data(), &length);
-    throw Failure(NSC_ERROR_CHANNEL, std::string("channel mpi: ") + what + ": " + text.data());
+    throw Failure(NSC_ERROR_CHANNEL, std::string("MPI: ") + what + ": " + text.data());
 }
 
-/// Give way to others for a millisecond, then sleep a tenth of the time waited: a waiting rank must not keep a core
-/// from the service, and most answers come sooner than a sleep ends.
-class IdleWait {
-public:
-    explicit IdleWait(Deadline end) : end_(end) {}
-    void operator()() {
-        using namespace std::chrono_literals;
-        const auto now = std::chrono::steady_clock::now();
-        if (now >= end_)
-            throw Failure(NSC_ERROR_TIMEOUT, "the service gave no answer in time; raise options.timeout if it needs "
-                                             "longer");
-        const auto waited = now - start_;
-        if (waited < 1ms)
-            std::this_thread::yield();
-        else
-            std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(1ms, waited / 10));
-    }
-
-private:
-    Deadline end_;
-    Deadline start_ = std::chrono::steady_clock::now();
-};
-
-void check_running() {
+void check_mpi_running(const std::string& channel) {
     int started = 0;
     int ended = 0;
     MPI_Initialized(&started);
     MPI_Finalized(&ended);
     if (started == 0 || ended != 0)
-        throw Failure(NSC_ERROR_CHANNEL, "channel mpi: MPI is not running in this solver: start it by mpirun, with its "
-                                         "option for parallel runs, or use channel socket");
+        throw Failure(NSC_ERROR_CHANNEL, "channel " + channel +
+                                             ": MPI is not running in this solver: start it by mpirun, with its "
+                                             "option for parallel runs, or use channel socket");
 }
+
+void IdleWait::operator()() {
+    using namespace std::chrono_literals;
+    const auto now = std::chrono::steady_clock::now();
+    if (now >= end_)
+        throw Failure(NSC_ERROR_TIMEOUT, "the service gave no answer in time; raise options.timeout if it needs "
+                                         "longer");
+    const auto waited = now - start_;
+    if (waited < 1ms)
+        std::this_thread::yield();
+    else
+        std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(1ms, waited / 10));
+}
+
+MPI_Comm given_communicator(const Options& options) {
+    return options.has_mpi_comm ? MPI_Comm_f2c(options.mpi_comm) : MPI_COMM_WORLD;
+}
+
+MPI_Comm duplicate_of(MPI_Comm given, const Options& options, const std::string& channel) {
+    MPI_Comm own = MPI_COMM_NULL;
+    check_mpi(MPI_Comm_dup(given, &own), "duplicating the communicator");
+    MPI_Comm_set_errhandler(own, MPI_ERRORS_RETURN);
+    int rank = 0;
+    int ranks = 1;
+    MPI_Comm_rank(own, &rank);
+    MPI_Comm_size(own, &ranks);
+    if (rank == options.rank && ranks == options.ranks)
+        return own;
+    MPI_Comm_free(&own);
+    throw Failure(NSC_ERROR_ARGUMENT, "channel " + channel + ": options say rank " + std::to_string(options.rank) +
+                                          " of " + std::to_string(options.ranks) + ", the communicator rank " +
+                                          std::to_string(rank) + " of " + std::to_string(ranks));
+}
+
+namespace {
+
+constexpr int tag = 0;
+constexpr std::size_t largest_message = std::size_t{1} << 30; // larger blocks are cut, the same on both sides
 
 /// The world of a job of two programs, divided by what each process says it is, as in transport/roles.py.
 struct World {
@@ -82,11 +92,11 @@ World divided_world(Deadline end) {
     MPI_Comm_size(MPI_COMM_WORLD, &ranks);
     std::vector<Role> roles(static_cast<std::size_t>(ranks));
     MPI_Request request = MPI_REQUEST_NULL;
-    check(MPI_Iallgather(mine.data(), length, MPI_CHAR, roles.data(), length, MPI_CHAR, MPI_COMM_WORLD, &request),
-          "asking who is who");
+    check_mpi(MPI_Iallgather(mine.data(), length, MPI_CHAR, roles.data(), length, MPI_CHAR, MPI_COMM_WORLD, &request),
+              "asking who is who");
     IdleWait wait(end);
     for (int done = 0;;) {
-        check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "asking who is who");
+        check_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "asking who is who");
         if (done != 0)
             break;
         wait();
@@ -100,7 +110,7 @@ World divided_world(Deadline end) {
         ++world.services;
     }
     const int colour = static_cast<int>(std::distance(kinds.begin(), kinds.find(mine)));
-    check(MPI_Comm_split(MPI_COMM_WORLD, colour, rank, &world.local), "dividing the world");
+    check_mpi(MPI_Comm_split(MPI_COMM_WORLD, colour, rank, &world.local), "dividing the world");
     return world;
 }
 
@@ -118,23 +128,13 @@ MPI_Comm join(MPI_Comm own) {
                                              " services where one is needed: start both sides together: mpirun -n N "
                                              "solver : -n 1 neuroscale-couple serve CASE.yaml --client");
     MPI_Comm service = MPI_COMM_NULL;
-    check(MPI_Intercomm_create(own, 0, MPI_COMM_WORLD, divided.service, 77, &service), "joining the service");
+    check_mpi(MPI_Intercomm_create(own, 0, MPI_COMM_WORLD, divided.service, 77, &service), "joining the service");
     return service;
 }
 
-MPI_Comm duplicate_of(const Options& options) {
-    check_running();
-    if (options.mpmd) {
-        MPI_Comm own = MPI_COMM_NULL;
-        check(MPI_Comm_dup(world().local, &own), "duplicating the communicator");
-        MPI_Comm_set_errhandler(own, MPI_ERRORS_RETURN);
-        return own;
-    }
-    const MPI_Comm given = options.has_mpi_comm ? MPI_Comm_f2c(options.mpi_comm) : MPI_COMM_WORLD;
-    MPI_Comm own = MPI_COMM_NULL;
-    check(MPI_Comm_dup(given, &own), "duplicating the communicator");
-    MPI_Comm_set_errhandler(own, MPI_ERRORS_RETURN);
-    return own;
+MPI_Comm own_of(const Options& options) {
+    check_mpi_running("mpi");
+    return duplicate_of(options.mpmd ? world().local : given_communicator(options), options, "mpi");
 }
 
 /// Whether a program given by its path can be run, as rank 0 sees it, on all ranks: a launcher that cannot start one
@@ -143,7 +143,7 @@ void check_program(MPI_Comm own, const std::string& program) {
     int error = 0;
     if (program.find('/') != std::string::npos && access(program.c_str(), X_OK) != 0)
         error = errno;
-    check(MPI_Bcast(&error, 1, MPI_INT, 0, own), "looking for the service");
+    check_mpi(MPI_Bcast(&error, 1, MPI_INT, 0, own), "looking for the service");
     if (error != 0)
         throw Failure(NSC_ERROR_CHANNEL, "the service cannot be started: " + program + ": " + std::strerror(error) +
                                              "; set NEUROSCALE_COUPLE to the path of the program neuroscale-couple");
@@ -173,23 +173,13 @@ MPI_Comm spawn(MPI_Comm own, const Options& options) {
     int why = MPI_SUCCESS;
     const int code = MPI_Comm_spawn(program.c_str(), pointers.data(), 1, info, 0, own, &service, &why);
     MPI_Info_free(&info);
-    check(code, ("spawning " + program + " (set NEUROSCALE_COUPLE to its path, and leave a slot for it)").c_str());
+    check_mpi(code, ("spawning " + program + " (set NEUROSCALE_COUPLE to its path, and leave a slot for it)").c_str());
     return service;
 }
 
 class MpiChannel final : public Channel {
 public:
-    explicit MpiChannel(const Options& options) : own_(duplicate_of(options)) {
-        int rank = 0;
-        int ranks = 1;
-        MPI_Comm_rank(own_, &rank);
-        MPI_Comm_size(own_, &ranks);
-        if (rank != options.rank || ranks != options.ranks) {
-            MPI_Comm_free(&own_);
-            throw Failure(NSC_ERROR_ARGUMENT, "channel mpi: options say rank " + std::to_string(options.rank) + " of " +
-                                                  std::to_string(options.ranks) + ", the communicator rank " +
-                                                  std::to_string(rank) + " of " + std::to_string(ranks));
-        }
+    explicit MpiChannel(const Options& options) : own_(own_of(options)) {
         try {
             service_ = options.mpmd ? join(own_) : spawn(own_, options);
         } catch (...) {
@@ -228,13 +218,13 @@ protected:
             for (std::size_t at = 0; at < block.bytes; at += largest_message) {
                 const int count = static_cast<int>(std::min(largest_message, block.bytes - at));
                 requests.push_back(MPI_REQUEST_NULL);
-                check(MPI_Isend(data + at, count, MPI_BYTE, 0, tag, service_, &requests.back()), "sending");
+                check_mpi(MPI_Isend(data + at, count, MPI_BYTE, 0, tag, service_, &requests.back()), "sending");
             }
         }
         while (std::chrono::steady_clock::now() < end) { // the service is there to receive: no sleep between pieces
             int done = 0;
-            check(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE),
-                  "sending");
+            check_mpi(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE),
+                      "sending");
             if (done != 0)
                 return;
             std::this_thread::yield();
@@ -267,7 +257,7 @@ private:
         MPI_Status status;
         IdleWait wait(end);
         for (int there = 0;;) {
-            check(MPI_Improbe(0, tag, service_, &there, &message, &status), "receiving");
+            check_mpi(MPI_Improbe(0, tag, service_, &there, &message, &status), "receiving");
             if (there != 0)
                 break;
             wait();
@@ -279,7 +269,7 @@ private:
             rest_.resize(static_cast<std::size_t>(count));
             used_ = 0;
         }
-        check(MPI_Mrecv(fits ? into : rest_.data(), count, MPI_BYTE, &message, &status), "receiving");
+        check_mpi(MPI_Mrecv(fits ? into : rest_.data(), count, MPI_BYTE, &message, &status), "receiving");
         return fits ? static_cast<std::size_t>(count) : 0;
     }
 
@@ -300,6 +290,6 @@ nsc_open_channel_1(const neuroscale::client::Options& options) {
 }
 
 extern "C" __attribute__((visibility("default"))) int nsc_split_world_1() {
-    neuroscale::client::check_running();
+    neuroscale::client::check_mpi_running("mpmd");
     return MPI_Comm_c2f(neuroscale::client::world().local);
 }

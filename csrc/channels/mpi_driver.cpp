@@ -1,5 +1,8 @@
 // A solver with MPI for the tests: heat conduction at six points, dealt to its ranks; rank 0 prints all answers.
-// Usage: client_mpi_driver CONFIGURATION [nan | leave | - [CHANNEL]]
+// Usage: client_mpi_driver CONFIGURATION [CHARACTER [CHANNEL [patient]]]
+//     - | nan: the last rank sends one | again: so it does, then other times, then all is well | twice: two ranks give
+//     the same id | leave: all ranks go without finishing | apart: the last one does
+// patient: ranks say what they met and end by themselves, instead of ending the job
 #include <neuroscale/client.hpp>
 
 #include <cmath>
@@ -7,6 +10,21 @@
 #include <mpi.h>
 
 namespace {
+
+/// Print what a call is refused with.
+template <typename Call>
+void expect_refusal(int rank, const Call& call) {
+    try {
+        call();
+        std::printf("rank %d: not refused\n", rank);
+    } catch (const neuroscale::ClientError& error) {
+        std::printf("rank %d: %d %s\n", rank, error.status(), error.what());
+    }
+}
+
+bool is_last(int rank, int ranks) {
+    return rank == ranks - 1;
+}
 
 void run(const char* configuration, const std::string& character, const std::string& channel) {
     int rank = 0;
@@ -28,12 +46,14 @@ void run(const char* configuration, const std::string& character, const std::str
     options.ranks = ranks;
     options.mpi_comm = MPI_Comm_c2f(mine);
     options.has_mpi_comm = 1;
+    options.timeout = 30.0;
     neuroscale::Session s(configuration, channel, options);
     constexpr std::size_t all = 6;
     std::vector<std::int64_t> ids;
     std::vector<double> gradient, temperature;
     for (std::size_t i = static_cast<std::size_t>(rank); i < all; i += static_cast<std::size_t>(ranks)) {
-        ids.push_back(static_cast<std::int64_t>(all - i)); // descending: the service orders them
+        const auto id = static_cast<std::int64_t>(all - i); // descending: the service orders them
+        ids.push_back(character == "twice" && i < 2 ? 6 : id);
         gradient.insert(gradient.end(), {1.0 + static_cast<double>(i), -0.5});
         temperature.push_back(300.0);
     }
@@ -44,13 +64,20 @@ void run(const char* configuration, const std::string& character, const std::str
     s.input("temperature", {""}, "K");
     s.output("flux", {"x", "y"}, "W/m2");
     s.connect();
-    if (character == "leave")
+    if (character == "leave" || (character == "apart" && is_last(rank, ranks)))
         return;
     std::array<double*, 1> places{flux.data()};
     nsc_answer answer{sizeof(nsc_answer), places.data(), nullptr, nullptr, nullptr, nullptr, 0};
-    if (character == "nan" && rank == ranks - 1)
+    const auto exchange = [&](double time) { s.exchange(time, 0.1, 0, {gradient.data(), temperature.data()}, answer); };
+    if (character == "nan" && is_last(rank, ranks))
         gradient[0] = std::nan("");
-    s.exchange(0.0, 0.1, 0, {gradient.data(), temperature.data()}, answer);
+    if (character == "again") { // what is refused on one rank is refused on all, and all may try again
+        const double good = std::exchange(gradient[0], is_last(rank, ranks) ? std::nan("") : gradient[0]);
+        expect_refusal(rank, [&] { exchange(0.0); });
+        gradient[0] = good;
+        expect_refusal(rank, [&] { exchange(rank); });
+    }
+    exchange(0.0);
     s.commit();
     s.finish();
     std::array<double, 2 * all> together{};
@@ -69,13 +96,19 @@ void run(const char* configuration, const std::string& character, const std::str
 
 int main(int argc, char** argv) {
     MPI_Init(&argc, &argv);
+    const bool patient = argc > 4 && std::string(argv[4]) == "patient";
+    int status = 0;
     try {
         run(argv[1], argc > 2 ? argv[2] : "", argc > 3 ? argv[3] : "mpi");
     } catch (const neuroscale::ClientError& error) {
-        std::printf("%d %s\n", error.status(), error.what());
+        int rank = 0;
+        MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+        std::printf("rank %d: %d %s\n", rank, error.status(), error.what());
         std::fflush(stdout);
-        MPI_Abort(MPI_COMM_WORLD, 1);
+        status = 1;
+        if (!patient)
+            MPI_Abort(MPI_COMM_WORLD, 1);
     }
     MPI_Finalize();
-    return 0;
+    return status;
 }

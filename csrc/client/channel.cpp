@@ -21,9 +21,9 @@ std::string folder_of_this_library() {
     return slash == std::string::npos ? "" : path.substr(0, slash + 1);
 }
 
-/// What a channel's library exports under a name.
+/// What a channel's library exports under a name. whose: what asks for it, for the text
 template <typename Function>
-Function function_of(const std::string& channel, const char* name) {
+Function function_of(const std::string& channel, const char* name, const std::string& whose) {
     const std::string file = "libneuroscale_client_" + channel + ".so";
     // Global: Python's own modules look for the interpreter, and MPI's plug-ins for MPI, in what the process exports.
     constexpr int how = RTLD_NOW | RTLD_GLOBAL | RTLD_NODELETE;
@@ -32,8 +32,8 @@ Function function_of(const std::string& channel, const char* name) {
         library = dlopen(file.c_str(), how);
     if (library == nullptr) {
         const char* why = dlerror();
-        throw Failure(NSC_ERROR_CHANNEL, "channel '" + channel + "' needs the library " + file +
-                                             ", which does not load (" + (why != nullptr ? why : "no reason given") +
+        throw Failure(NSC_ERROR_CHANNEL, whose + " needs the library " + file + ", which does not load (" +
+                                             (why != nullptr ? why : "no reason given") +
                                              "): build it beside libneuroscale_client.so, or use channel socket");
     }
     Function function = nullptr;
@@ -45,7 +45,8 @@ Function function_of(const std::string& channel, const char* name) {
 }
 
 std::unique_ptr<Channel> open_from_library(const std::string& name, const Options& options) {
-    return std::unique_ptr<Channel>(function_of<ChannelFactory>(name, channel_factory_name)(options));
+    return std::unique_ptr<Channel>(
+        function_of<ChannelFactory>(name, channel_factory_name, "channel '" + name + "'")(options));
 }
 
 } // namespace
@@ -117,6 +118,11 @@ void Channel::skip_data(const Header& header, Deadline end) {
 std::unique_ptr<Channel> open_channel(const std::string& name, const Options& options) {
     if (name == "socket")
         return open_socket_channel(options);
+    if (name == "embedded" && options.ranks > 1) {
+        Options several = options;
+        several.open_ranks = function_of<RanksOpener>("mpi", ranks_opener_name, "channel 'embedded' on several ranks");
+        return open_from_library(name, several);
+    }
     if (name == "mpi" || name == "embedded" || name == "precice")
         return open_from_library(name, options);
     if (name == "mpmd") {
@@ -128,7 +134,7 @@ std::unique_ptr<Channel> open_channel(const std::string& name, const Options& op
 }
 
 int split_world() {
-    return function_of<WorldSplitter>("mpi", world_splitter_name)();
+    return function_of<WorldSplitter>("mpi", world_splitter_name, "nsc_split_world")();
 }
 
 } // namespace neuroscale::client

@@ -71,6 +71,13 @@ protected:
     virtual std::size_t piece() const noexcept { return std::size_t{1} << 20; }
 };
 
+class Ranks;
+struct Options;
+
+/// What the library of channel mpi exports for channel embedded on several ranks, see channels/ranks.h.
+using RanksOpener = Ranks* (*)(const Options& options);
+inline constexpr const char* ranks_opener_name = "nsc_open_ranks_1";
+
 /// Options with all defaults filled in, owning their texts.
 struct Options {
     std::string configuration; // absolute
@@ -85,7 +92,8 @@ struct Options {
     double timeout = 3600.0;
     int mpi_comm = 0;
     bool has_mpi_comm = false;
-    bool mpmd = false; // mpi: the service is another program of the same job
+    bool mpmd = false;                // mpi: the service is another program of the same job
+    RanksOpener open_ranks = nullptr; // embedded: how several ranks meet
 };
 
 /// Throws Failure for an unknown channel, or a service that cannot be reached.

@@ -108,10 +108,15 @@ ServiceProcess::~ServiceProcess() {
 }
 
 std::string ServiceProcess::ended() {
-    if (!over_ && waitpid(pid_, &status_, WNOHANG) == pid_)
-        over_ = true;
+    if (!over_) {
+        const pid_t found = waitpid(pid_, &status_, WNOHANG);
+        over_ = found == pid_ || (found == -1 && errno == ECHILD);
+        unknown_ = over_ && found != pid_;
+    }
     if (!over_)
         return "";
+    if (unknown_) // the solver, or the system for it, has collected the child
+        return program_ + " ended, how is not known";
     const std::string how = WIFSIGNALED(status_) ? "was ended by signal " + std::to_string(WTERMSIG(status_))
                                                  : "ended with status " + std::to_string(WEXITSTATUS(status_));
     return program_ + " " + how;

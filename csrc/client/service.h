@@ -35,6 +35,7 @@ private:
     std::string program_;
     pid_t pid_ = 0;
     bool over_ = false;
+    bool unknown_ = false; // over, and somebody else was told how
     int status_ = 0;
 };
 

@@ -4,11 +4,13 @@
 
 #include <cfenv>
 #include <cmath>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <numeric>
+#include <sys/resource.h>
 #include <unistd.h>
 
 using neuroscale::ClientError;
@@ -198,6 +200,16 @@ void trying(Session& s, Solver& m) {
     s.finish();
 }
 
+/// More points than there is memory for, then as many as there are.
+void starving(Session& s, Solver& m) {
+    rlimit limit{};
+    getrlimit(RLIMIT_AS, &limit);
+    limit.rlim_cur = rlim_t{8} << 30;
+    setrlimit(RLIMIT_AS, &limit);
+    expect(NSC_ERROR_MEMORY, [&] { s.points(std::size_t{1} << 33, m.ids.data(), 2, m.coordinates.data()); });
+    expect(NSC_ERROR_MEMORY, [&] { s.connect(); }); // the same again
+}
+
 /// Heat conduction with floating-point traps, as OpenFOAM sets them; then numbers that overflow in the service.
 int trapped(const Arguments& a) {
     constexpr int traps = FE_DIVBYZERO | FE_INVALID | FE_OVERFLOW;
@@ -224,6 +236,8 @@ int trapped(const Arguments& a) {
 int run(const Arguments& a) {
     if (a.character == "trapped")
         return trapped(a);
+    if (a.character == "ignoring") // the system collects its children then
+        std::signal(SIGCHLD, SIG_IGN);
     Session s = opened(a);
     Solver m(a);
     if (a.character == "arguments") {
@@ -236,6 +250,8 @@ int run(const Arguments& a) {
         growing(s, m);
     } else if (a.character == "trying") {
         trying(s, m);
+    } else if (a.character == "starving") {
+        starving(s, m);
     } else if (a.character == "dying") {
         m.declare(s);
         _exit(9);

@@ -178,14 +178,14 @@ def common_columns(comm: Any, points: Points) -> tuple[dict[str, Rows], Kinds]:
     all_kinds = [json.loads(text) for text in comm.allgather(json.dumps((len(points), kinds)))]
     speaker = next((rank for rank, (n, _) in enumerate(all_kinds) if n > 0), 0)
     agreed: Kinds = {name: (dtype, tuple(shape)) for name, (dtype, shape) in all_kinds[speaker][1].items()}
-    if len(points) == 0:
-        return {name: np.empty((0, *shape), dtype=dtype) for name, (dtype, shape) in agreed.items()}, agreed
     for rank, (n, found) in enumerate(all_kinds):
         if n > 0 and found != all_kinds[speaker][1]:
             raise InputError(
                 f"points: rank {rank} gives {_describe(found)}, but rank {speaker} gives "
                 f"{_describe(all_kinds[speaker][1])}; parameters must have one name, dtype and shape on all ranks"
             )
+    if len(points) == 0:
+        return {name: np.empty((0, *shape), dtype=dtype) for name, (dtype, shape) in agreed.items()}, agreed
     return columns, agreed
 
 

@@ -54,7 +54,9 @@ PARTS = tuple(int(part) for part in Part)
 class StreamServer:
     """Serves one run to the ranks of a solver, each at the end of a stream, in the order of the ranks."""
 
-    def __init__(self, streams: Sequence[Stream], factory: ServiceFactory) -> None:
+    def __init__(self, streams: Sequence[Stream], factory: ServiceFactory, first: int = 0) -> None:
+        """first: rank of the solver at the end of the first stream."""
+        self._first = first
         self._streams = list(streams)
         self._memory = [SharedMemory() for _ in self._streams]
         self._factory = factory
@@ -114,7 +116,7 @@ class StreamServer:
         rows = np.argsort(ids, kind="stable")
         twice = np.flatnonzero(ids[rows][1:] == ids[rows][:-1])
         if len(twice):
-            ranks = [self._rank_of(int(rows[twice[0] + i])) for i in (0, 1)]
+            ranks = [self._first + self._rank_of(int(rows[twice[0] + i])) for i in (0, 1)]
             raise InputError(
                 f"point id {ids[rows[twice[0]]]} is given twice, by rank {ranks[0]} and by rank {ranks[1]}: "
                 "ids must be global and unique over all ranks; give each point to one rank only"
@@ -221,10 +223,10 @@ class StreamServer:
         """One batch of all ranks' inputs, ordered by id. Raises: InputError."""
         first = calls[0]
         for rank, call in enumerate(calls[1:], start=1):
-            if _common(call) != _common(first):
+            if arguments_of(call) != arguments_of(first):
                 raise InputError(
-                    f"the ranks do not do the same: rank 0 calls exchange({_common(first)}), rank {rank} "
-                    f"exchange({_common(call)}); time, step, iteration and totals must be equal on all ranks"
+                    f"the ranks do not do the same: rank 0 calls exchange({arguments_of(first)}), rank {rank} "
+                    f"exchange({arguments_of(call)}); time, step, iteration and totals must be equal on all ranks"
                 )
         check_time(first.time, first.dt, first.totals, self._ready.outputs)
         packed = self._in.gather(blocks)
@@ -232,7 +234,8 @@ class StreamServer:
             row = int(np.flatnonzero(~np.isfinite(packed).all(axis=1))[0])
             rank = self._rank_of(row)
             here = slice(int(self._counts[:rank].sum()), int(self._counts[: rank + 1].sum()))
-            refuse_not_finite(self._ready.inputs, packed[here], self._ids[here], self._window, first.iteration, rank)
+            refused, rank = packed[here], self._first + rank
+            refuse_not_finite(self._ready.inputs, refused, self._ids[here], self._window, first.iteration, rank)
         rows = self._order.pack(packed)
         return Batch(self._window, first.iteration, first.time, first.dt, rows, first.totals, first.blank)
 
@@ -303,7 +306,7 @@ class StreamServer:
                 self._service.close()
 
 
-def _common(call: Exchange) -> str:
+def arguments_of(call: Exchange) -> str:
     """What must be equal on all ranks, as a text."""
     totals = f", totals={sorted(call.totals.items())}" if call.totals else ""
     return f"time={call.time!r}, dt={call.dt!r}, iteration={call.iteration}{totals}"

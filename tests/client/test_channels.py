@@ -90,11 +90,10 @@ def test_python_in_the_solver_meets_none_of_its_traps(programs: Programs, tmp_pa
 def test_what_the_embedded_channel_cannot_do_is_said(programs: Programs, tmp_path: Path) -> None:
     programs.need("embedded")
 
-    def told(*ranks: int, **more: str) -> str:
-        arguments = ("once", write_case(tmp_path), "embedded", "", *ranks)
+    def told(**more: str) -> str:
+        arguments = ("once", write_case(tmp_path), "embedded", "")
         return programs.run("client_driver", *arguments, code=1, **(surroundings(tmp_path) | more))
 
-    assert "3 channel embedded serves one rank, this solver has 2: use channel socket or mpi" in told(0, 2)
     assert "is not a Python interpreter" in told(NEUROSCALE_PYTHON="/nowhere/python")
     assert "there is no nopython on PATH; set NEUROSCALE_PYTHON" in told(NEUROSCALE_PYTHON="nopython")
 

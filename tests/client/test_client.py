@@ -189,6 +189,19 @@ def test_a_service_that_cannot_start_is_named(programs: Programs, tmp_path: Path
     assert not (tmp_path / "service").exists()
 
 
+def test_a_service_whose_end_the_solver_never_hears_of_is_not_waited_for(programs: Programs, tmp_path: Path) -> None:
+    """A solver that ignores SIGCHLD, or collects all children itself."""
+    arguments = ("ignoring", tmp_path, "socket", tmp_path / "service")
+    said = programs.run("client_driver", *arguments, code=1, NEUROSCALE_COUPLE="false")
+    assert "3 the service could not start: false ended, how is not known before it answered" in said
+
+
+def test_memory_that_is_missing_is_a_status_and_a_text(drive: Drive, tmp_path: Path) -> None:
+    service = start_service(tmp_path / "service", "echo")
+    assert finish(drive("starving")).splitlines() == ["8 no memory left"] * 2
+    assert wait_for_end(service)[0] == 1, "it was told that the solver gave up"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -28,10 +28,11 @@ from foam_case import internal_field, relative_l2, times  # noqa: E402, F401
 
 @functools.cache
 def plug_in() -> Path:
-    """The plug-in, built; its folder."""
+    """The plug-in, built with warnings as errors; its folder."""
+    strict = f"-DNEUROSCALE_WERROR=ON -DNEUROSCALE_CLIENT_WERROR=ON -DPython_EXECUTABLE={sys.executable}"
     done = subprocess.run(
-        [str(ADAPTER / "build"), str(BUILD)], env=surroundings(), capture_output=True, text=True, check=False,
-        timeout=900,
+        [str(ADAPTER / "build"), str(BUILD)], env=surroundings() | {"NEUROSCALE_FOAM_OPTIONS": strict},
+        capture_output=True, text=True, check=False, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return BUILD

@@ -134,14 +134,63 @@ def test_a_spawned_service_that_dies_ends_the_job(ranks: int, through_mpi: dict[
     case.no_service_left()
 
 
-def test_python_in_the_solver_answers_bit_for_bit(by_socket: np.ndarray, tmp_path: Path) -> None:
+def with_python(folder: Path) -> Case:
+    """The four steps by channel embedded; skips where that was not built."""
     plug_in()
     if not (BUILD / "client/libneuroscale_client_embedded.so").exists():
         pytest.skip("needs a Python library: the plug-in was built without channel embedded")
-    case = small(tmp_path, "embedded")
+    case = small(folder, "embedded")
     case.extra["NEUROSCALE_PYTHON"] = sys.executable
+    return case
+
+
+def test_python_in_the_solver_answers_bit_for_bit(by_socket: np.ndarray, tmp_path: Path) -> None:
+    case = with_python(tmp_path)
     case.solve("pimpleFoam", seconds=120)
     np.testing.assert_array_equal(case.value(LAST, "U"), by_socket)
+
+
+def test_python_in_each_rank_of_the_solver_answers_as_by_socket_also_after_a_restart(
+    through_mpi: dict[str, str], by_socket: np.ndarray, tmp_path: Path
+) -> None:
+    case = with_python(tmp_path).edit("system/controlDict", (r"^endTime .*", "endTime 0.16;"))
+    case.edit("system/controlDict", (r"^writeInterval .*", "writeInterval 2;"))
+    output = case.solve("pimpleFoam", ranks=2, seconds=120)
+    assert output.count("neuroscaleClosure stress: connected, 96 points") == 1
+    case.edit("system/controlDict", (r"^endTime .*", f"endTime {LAST};"))
+    output = case.run(mpirun(), "-n", "2", "pimpleFoam", "-parallel", seconds=120)
+    assert "resumed after 2 windows" in output
+    case.run("reconstructPar")
+    np.testing.assert_allclose(case.value(LAST, "U"), by_socket, rtol=0, atol=1e-9 * np.abs(by_socket).max())
+
+
+FAILING = """
+
+from stress import ExactStress
+
+
+class Failing(ExactStress):
+    \"\"\"Divides by zero for the point of one cell, which one rank owns.\"\"\"
+
+    def attach(self, points):
+        super().attach(points)
+        self.mine = 7 in points.ids
+
+    def solve(self, rows, inputs, guess=None):
+        if self.mine:
+            raise ArithmeticError("divided by zero at point 7")
+        return super().solve(rows, inputs, guess)
+"""
+
+
+def test_an_error_of_python_in_one_rank_ends_all(through_mpi: dict[str, str], tmp_path: Path) -> None:
+    case = with_python(tmp_path).edit("neuroscale.yaml", ("stress:ExactStress", "failing:Failing"))
+    (case.folder / "failing.py").write_text(FAILING)
+    said = " ".join(case.solve("pimpleFoam", ranks=2, code=1, seconds=60).split())
+    assert (
+        "the exchange failed: the service failed: ArithmeticError: ArithmeticError: divided by zero at point 7" in said
+    )
+    assert "ArithmeticError: divided by zero at point 7" in said.split("RankError: rank ", 1)[1], said[-3000:]
 
 
 def test_precice_that_was_not_built_is_said(tmp_path: Path) -> None:
