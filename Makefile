@@ -52,6 +52,7 @@ test: setup-test system-packages setup-fenicsx lint build-strict pytest pytest-f
 setup: $(STAMPS)/package $(STAMPS)/mpi
 
 setup-test: setup $(STAMPS)/test
+	@sh .ci/pyprecice $(BIN)/python
 
 $(STAMPS)/venv:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, none was found: make run PYTHON=/path/to/python"; exit 1; }

@@ -6,6 +6,7 @@ that dies ends the service within seconds, even one that is busy with a long sol
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -46,13 +47,23 @@ class Listener:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         former = os.umask(0o177)
         try:
-            self._socket.bind(raw)
+            self._appear(path)
         except OSError as error:
             self._socket.close()
             raise TransportError(f"no socket can be made at {path}: {error.strerror}") from None
         finally:
             os.umask(former)
+
+    def _appear(self, path: Path) -> None:
+        """Listen under another name first: a client takes a socket that nobody listens to for one of the dead."""
+        if os.path.lexists(path):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        early = path.with_name(f".{os.getpid():x}")
+        if len(os.fsencode(early)) > LONGEST_PATH:
+            early = path
+        self._socket.bind(os.fsencode(early))
         self._socket.listen(1024)
+        early.rename(path)
 
     def accept(self, seconds: float | None = None) -> list[tuple[SocketStream, Hello]]:
         """Wait for all ranks; in the order of the ranks.

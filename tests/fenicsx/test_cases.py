@@ -22,7 +22,7 @@ from neuroscale_couple.ledger import read_table
 from tests.killing import killed_after
 from tests.mpi.launch import environment, mpirun
 
-pytestmark = [pytest.mark.needs("fenicsx"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.needs("fenicsx"), pytest.mark.timeout(500)]
 CASES = Path(__file__).parents[2] / "cases"
 HEAT, COOK = CASES / "02_fenicsx_two_scale_heat", CASES / "03_fenicsx_fe2_cook"
 SMALL = {HEAT: {"settings.cells": "[3,2]", "gate.audit": 0.2}, COOK: {"settings.cells": "[4,3]", "gate.audit": 0.2}}
@@ -151,7 +151,7 @@ def test_killed_plate_resumes_to_the_same_result(tmp_path: Path) -> None:
     ledger = tmp_path / "a" / HEAT.name / "run" / "ledger.csv"
     killed_after([*run, "--out", str(tmp_path / "a")], ledger, 3, environment())
     for arguments in (["--resume", "--out", str(tmp_path / "a")], ["--out", str(tmp_path / "b")]):
-        subprocess.run([*run, *arguments], env=environment(), timeout=100, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*run, *arguments], env=environment(), timeout=200, check=True, stdout=subprocess.DEVNULL)
     same_run(tmp_path / "a" / HEAT.name, tmp_path / "b" / HEAT.name)
 
 
@@ -166,7 +166,7 @@ def test_killed_membrane_with_its_service_resumes_to_the_same_result(tmp_path: P
 
     killed_after(job(tmp_path / "a"), tmp_path / "a" / COOK.name / "run" / "ledger.csv", 3, environment())
     for command in (job(tmp_path / "a", "--resume"), job(tmp_path / "b")):
-        subprocess.run(command, env=environment(), timeout=100, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, env=environment(), timeout=200, check=True, stdout=subprocess.DEVNULL)
     same_run(tmp_path / "a" / COOK.name, tmp_path / "b" / COOK.name)
 
 
@@ -195,7 +195,7 @@ def coupled(command: list[str], ranks: int, log: Path) -> None:
         streams: dict[str, Any] = {"env": environment(), "stdout": said, "stderr": said}
         service = subprocess.Popen([*launcher, *command], **streams)
         try:
-            plate = subprocess.run([*launcher, *command, "--macro"], **streams, timeout=100, check=False)
+            plate = subprocess.run([*launcher, *command, "--macro"], **streams, timeout=200, check=False)
             status = service.wait(60)
         finally:
             service.terminate()  # a launcher takes its ranks with it
@@ -208,7 +208,7 @@ def test_run_by_precice_is_the_embedded_run(case: Path, ranks: int, tmp_path: Pa
     """The trained surrogate, gate open: the same answers and audits, however many ranks each side has."""
     config = copied(case, tmp_path) / "neuroscale.yaml"
     run = [sys.executable, "-m", "neuroscale_couple.cli", "run", str(config), *sets(SMALL[case])]
-    streams: dict[str, Any] = {"env": environment(), "capture_output": True, "text": True, "timeout": 100}
+    streams: dict[str, Any] = {"env": environment(), "capture_output": True, "text": True, "timeout": 200}
     alone = subprocess.run([*run, "--out", str(tmp_path / "a")], **streams, check=False)
     assert alone.returncode == 0, alone.stderr
     regions = HALVES[case] if ranks > 1 else []

@@ -18,7 +18,7 @@ from tests.killing import killed_together
 from tests.mpi.launch import environment, mpirun
 
 pytestmark = [
-    pytest.mark.needs("fenicsx"), pytest.mark.needs("precice"), pytest.mark.slow, pytest.mark.timeout(300)
+    pytest.mark.needs("fenicsx"), pytest.mark.needs("precice"), pytest.mark.slow, pytest.mark.timeout(600)
 ]  # fmt: skip
 
 

@@ -226,6 +226,7 @@ def test_wrong_configuration_is_said_before_anything_waits(tmp_path: Path) -> No
     case.setup.told = {"die_in": 0}
     ended = case.run(command_line=True)
     ended.failed("neuroscale-couple: error: ", "nothing joins 'Macro' and 'NeuroScale'", "<m2n:sockets")
+    assert not list(tmp_path.glob("precice-profiling/NeuroScale*")), "no participant was made"
 
 
 def test_command_line_writes_results(tmp_path: Path) -> None:

@@ -183,3 +183,27 @@ def test_system_packages_wait_for_another_apt(tmp_path: Path, said: str, calls: 
     assert all("-o DPkg::Lock::Timeout=600" in line for line in lines)
     assert (done.returncode == 0) is (said == LOCKED)
     assert (said in done.stderr) is (said != LOCKED)
+
+
+@pytest.mark.parametrize(
+    ("version", "there", "called"),
+    [("3.4.1", 1, ["-m pip install --quiet --user pyprecice==3.4.*"]), ("3.4.1", 0, []), ("", 1, [])],
+    ids=["library alone", "package too", "no library"],
+)
+def test_python_package_of_precice_comes_where_its_library_is(
+    tmp_path: Path, version: str, there: int, called: list[str]
+) -> None:
+    programs = {
+        "pkg-config": f"[ -n '{version}' ] && echo {version}",
+        "python": f'[ "$1" = -c ] && exit {there}; echo "$@" >> {tmp_path}/calls; exit 1',
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    command = ["sh", str(ROOT / ".ci" / "pyprecice"), str(tmp_path / "python"), "--user"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, timeout=60, check=True
+    )
+    calls = tmp_path / "calls"
+    assert (calls.read_text().splitlines() if calls.exists() else []) == called
+    assert ("the tests that need it skip" in done.stdout) is bool(called)

@@ -15,6 +15,7 @@ from neuroscale_couple import assemble
 from neuroscale_couple.config.load import load
 from neuroscale_couple.errors import ConfigError, InputError, NeuroscaleError
 from neuroscale_couple.evaluation.check import check
+from neuroscale_couple.evaluation.precice import adapter_schema
 from neuroscale_couple.transport.precice import _read_volumes
 from tests.precice.coupling import Case, Setup, xml
 from tests.unit.test_precice_xml import change, fitted, interfaces, refused
@@ -185,3 +186,38 @@ def test_files_of_the_pages_fit_the_coupling_that_they_speak_of(tmp_path: Path, 
     case.yaml.write_text(shown.replace("../precice-config.xml", "precice-config.xml"))
     (found,) = fitted(case)
     assert [c.data for c in found.read] == STRAINS
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return", "followed"),
+        (
+            "raise jsonschema.ValidationError('no such name', ['interfaces', 0, 'mesh_name'])",
+            "differs from the convention at interfaces.0.mesh_name (no such name); taken all the same",
+        ),
+        (
+            "raise jsonschema.ValidationError(sorted(top), [])",
+            "differs from the convention at top of the file (['inter",
+        ),
+    ],
+    ids=["followed", "a name", "the top"],
+)
+def test_adapter_schema_is_told_and_stops_nobody(case: Case, body: str, said: str, monkeypatch: Any) -> None:
+    """Packages in place of precice-adapter-schema; ours alone is not shown to them."""
+    (case.folder / "jsonschema.py").write_text(
+        "class ValidationError(Exception):\n"
+        "    def __init__(self, message, path):\n"
+        "        self.message, self.absolute_path = message, path\n"
+    )
+    (case.folder / "preciceadapterschema.py").write_text(
+        f"import jsonschema\ndef validate(top):\n    assert 'neuroscale' not in top\n    {body}\n"
+    )
+    for name in ("jsonschema", "preciceadapterschema"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(str(case.folder))
+    found = next(f for f in check(load(case.yaml), case.folder / "runs") if f.what == "adapter schema")
+    assert found.good and found.said.startswith(said)
+    assert adapter_schema(case.folder / "micro-manager-config.json") is None
+    for name in ("jsonschema", "preciceadapterschema"):
+        sys.modules.pop(name, None)
