@@ -44,8 +44,6 @@ class Loop:
         self.timers = Timers()
         self.window = 0
         n = len(points)
-        self.everyone: I64 = np.arange(n)
-        self.everyone.flags.writeable = False  # so that the fine solver may keep and recognise it
         self.rung: U8 = np.zeros(n, dtype=np.uint8)  # lowest rung that may answer a point in this window
         self.score: F64 = np.zeros(n)
         self.leaders: I64 = np.zeros(0, dtype=np.int64)  # see `Surrogate.lead`
@@ -148,8 +146,7 @@ class Loop:
             return rows[np.flatnonzero(reason)]
 
     def _solve_fine(self, batch: Batch, reply: Reply) -> None:
-        wanted = (reply.reason != 0) & (reply.reason != Reason.LEADER)
-        rows = self.everyone if wanted.all() else np.flatnonzero(wanted)
+        rows = np.flatnonzero((reply.reason != 0) & (reply.reason != Reason.LEADER))
         if not len(rows):
             return
         answer = self._fine_answer(rows, batch)
@@ -262,11 +259,14 @@ class Loop:
         try:
             if len(rows):
                 answer = self._fine_answer(rows, batch, audit=True)
-                rows, truth = answer.rows[answer.converged], answer.outputs[answer.converged]
+                rows = answer.rows[answer.converged]
+                truth = answer.outputs[answer.converged]
                 error = self.parts.problem.relative_error(reply.outputs[rows], truth)
                 if self.parts.ledger is not None:
-                    sent = reply.source[rows], reply.error[rows], error, reply.outputs[rows]
-                    self.parts.ledger.add_audits(self.window, self.points.ids[rows], *sent, truth)
+                    self.parts.ledger.add_audits(
+                        self.window, self.points.ids[rows], reply.source[rows], reply.error[rows], error,
+                        reply.outputs[rows], truth,
+                    )  # fmt: skip
         except Exception as problem:
             cause = problem
         parallel.agree(self.comm, cause, f"window {batch.window}, audit")
@@ -328,8 +328,9 @@ class Loop:
         self.memory.step(self.batch)
 
     def _begin_window(self) -> None:
-        self.start = self.batch = self.reply = None
+        self.start = None
         self.rung[:] = Source.SURROGATE_COARSE
+        self.batch = self.reply = None
 
     # -- written down ----------------------------------------------------------------------------------------
 
