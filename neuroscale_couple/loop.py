@@ -328,9 +328,8 @@ class Loop:
         self.memory.step(self.batch)
 
     def _begin_window(self) -> None:
-        self.start = None
+        self.start = self.batch = self.reply = None
         self.rung[:] = Source.SURROGATE_COARSE
-        self.batch = self.reply = None
 
     # -- written down ----------------------------------------------------------------------------------------
 
