@@ -347,8 +347,9 @@ def _audit_header(outputs: Sequence[str]) -> list[str]:
 
 
 def _sums(ranks: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
-    source, reason = (sum(rank[side] for rank in ranks).tolist() for side in (1, 2))
-    asked, spent = (sum(rank[side] for rank in ranks).tolist() for side in (6, 7))
+    source, reason, asked, spent = (
+        sum([rank[side] for rank in ranks[1:]], ranks[0][side]).tolist() for side in (1, 2, 6, 7)
+    )
     row: dict[str, Any] = {"points": sum(rank[0] for rank in ranks)}
     row |= zip(COUNTED["answered"], source, strict=True)
     row |= zip(REFUSED, reason[1:], strict=True)

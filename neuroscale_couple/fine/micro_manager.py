@@ -133,8 +133,8 @@ class MicroManager(FineSolver):
         for place, said in failed.items():
             self.told[int(rows[place])] = said
         converged = np.ones(m, dtype=np.bool_)
-        converged[list(failed)] = False
-        call.outputs[list(failed)] = 0.0
+        if failed:
+            converged[list(failed)], call.outputs[list(failed)] = False, 0.0
         return FineAnswer(
             rows, call.outputs, np.zeros((m, self.outputs.size, 0)), converged, call.spent, np.zeros(m)
         )  # fmt: skip
