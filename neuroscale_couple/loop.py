@@ -18,11 +18,12 @@ import numpy as np
 from neuroscale_couple import parallel
 from neuroscale_couple.errors import FineSolverError, NeuroscaleError
 from neuroscale_couple.learning.base import Learner
-from neuroscale_couple.ledger import Counts, Timers
+from neuroscale_couple.ledger import Counts
 from neuroscale_couple.memory import Memory
 from neuroscale_couple.parts import Parts
 from neuroscale_couple.reasons import Reason, Source
 from neuroscale_couple.surrogate.base import Surrogate
+from neuroscale_couple.timers import Timers
 from neuroscale_couple.transport.base import State
 from neuroscale_couple.values import F64, I64, U8, Audit, Batch, FineAnswer, Points, Reply, finite_rows
 
@@ -41,8 +42,7 @@ class Loop:
         self.parts, self.points, self.comm = parts, points, comm
         self.inputs, self.outputs = parts.problem.inputs, parts.problem.outputs
         self.surrogate = parts.surrogate
-        self.timers = Timers()
-        self.window = 0
+        self.timers, self.window = Timers(), 0
         n = len(points)
         self.rung: U8 = np.zeros(n, dtype=np.uint8)  # lowest rung that may answer a point in this window
         self.score: F64 = np.zeros(n)
