@@ -1,7 +1,8 @@
 """What a run did, window by window: `ledger.csv`, `audits.csv`, and one line per window on the terminal.
 
-Rows are appended and fsynced when a window is committed, so that a killed run leaves whole rows only (a torn
-last row is dropped on resume).
+Rows are appended when a window is committed (and fsynced where the run writes checkpoints), so that a killed run leaves
+whole rows only (a torn last row is dropped on resume). Without checkpoints the row of a window of less than 0.1 s may
+be written one window later, while the transport waits (`later`).
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 from rich.console import Console
 
+from neuroscale_couple.later import later
 from neuroscale_couple.reasons import Reason, Source
 from neuroscale_couple.values import F64, I64, U8, Audit, FineAnswer, Reply
 
@@ -45,6 +47,8 @@ COLUMNS = (
 COUNTED = {side: tuple(f"{side}_{name}" for name in SOURCES) for side in ("answered", "asked", "rank_seconds")}
 SECONDS = tuple(f"seconds_{stage}" for stage in STAGES)
 
+BRIEF = 0.1
+"""Seconds: shorter windows may be written down while the run waits for the macro solver to end the next one."""
 ENDS = ("lowest", "highest")
 """Prefixes of the columns that hold the range of an input in a window."""
 MARKUP = re.compile(r"\[/?[a-z]*\]")
@@ -99,60 +103,6 @@ class FieldWriter(Protocol):
         """Forget windows from this one on."""
 
 
-class _Stage:
-    """One stage's stopwatch; entering it stops the one around it."""
-
-    __slots__ = ("seconds", "timers")
-
-    def __init__(self, timers: Timers) -> None:
-        self.timers = timers
-        self.seconds = 0.0
-
-    def __enter__(self) -> None:
-        timers, now = self.timers, time.perf_counter()
-        timers.running[-1].seconds += now - timers.mark
-        timers.running.append(self)
-        timers.mark = now
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        timers, now = self.timers, time.perf_counter()
-        timers.running.pop()
-        self.seconds += now - timers.mark
-        timers.mark = now
-
-
-class Timers:
-    """Seconds per stage, exclusive: time in an inner stage does not count for the outer one.
-
-    with timers("fine"): ...
-    """
-
-    def __init__(self) -> None:
-        self.stages: dict[str, _Stage] = {}
-        self.outside = _Stage(self)
-        self.running = [self.outside]
-        self.mark = self.start = time.perf_counter()
-
-    def __call__(self, stage: str) -> _Stage:
-        try:
-            return self.stages[stage]
-        except KeyError:
-            return self.stages.setdefault(stage, _Stage(self))
-
-    def take(self) -> dict[str, float]:
-        """Seconds by stage since the last call, and `total`, the time that has passed; starts again from zero."""
-        now = time.perf_counter()
-        self.running[-1].seconds += now - self.mark
-        seconds = {name: stage.seconds for name, stage in self.stages.items()}
-        seconds["total"] = now - self.start
-        for stage in (*self.stages.values(), self.outside):
-            stage.seconds = 0.0
-        self.mark = self.start = now
-        return seconds
-
-
 class Ledger:
     """Rows of all committed windows in `folder`; rank 0 writes, the other ranks send it their part.
 
@@ -203,6 +153,15 @@ class Ledger:
         if everyone is None:
             return
         row: dict[str, Any] = {"window": window, "time": time, "iterations": iterations, "model_version": model_version}
+        write = partial(self._write, row, everyone)
+        if self.sync or seconds.get("total", BRIEF) >= BRIEF:
+            later.settle()
+            write()
+        else:
+            later.put(write)
+
+    def _write(self, row: dict[str, Any], everyone: Sequence[Any]) -> None:
+        """Write down a window. row: what all ranks agree on; everyone: what each of them has sent"""
         row |= _sums([rank[0] for rank in everyone])
         row |= _audit_columns(np.concatenate([rank[1] for rank in everyone]), self.tolerance)
         row |= zip(self.columns[len(COLUMNS) :], _ends([rank[3] for rank in everyone]), strict=False)
@@ -232,6 +191,7 @@ class Ledger:
 
     def close(self) -> None:
         """End of the run; idempotent."""
+        later.settle()
         for table in self.tables.values():
             table.close()
         self.tables = {}
@@ -347,8 +307,9 @@ def _audit_header(outputs: Sequence[str]) -> list[str]:
 
 
 def _sums(ranks: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
-    source, reason = (sum(rank[side] for rank in ranks).tolist() for side in (1, 2))
-    asked, spent = (sum(rank[side] for rank in ranks).tolist() for side in (6, 7))
+    source, reason, asked, spent = (
+        sum([rank[side] for rank in ranks[1:]], ranks[0][side]).tolist() for side in (1, 2, 6, 7)
+    )
     row: dict[str, Any] = {"points": sum(rank[0] for rank in ranks)}
     row |= zip(COUNTED["answered"], source, strict=True)
     row |= zip(REFUSED, reason[1:], strict=True)

@@ -18,11 +18,12 @@ import numpy as np
 from neuroscale_couple import parallel
 from neuroscale_couple.errors import FineSolverError, NeuroscaleError
 from neuroscale_couple.learning.base import Learner
-from neuroscale_couple.ledger import Counts, Timers
+from neuroscale_couple.ledger import Counts
 from neuroscale_couple.memory import Memory
 from neuroscale_couple.parts import Parts
 from neuroscale_couple.reasons import Reason, Source
 from neuroscale_couple.surrogate.base import Surrogate
+from neuroscale_couple.timers import Timers
 from neuroscale_couple.transport.base import State
 from neuroscale_couple.values import F64, I64, U8, Audit, Batch, FineAnswer, Points, Reply, finite_rows
 
@@ -41,11 +42,8 @@ class Loop:
         self.parts, self.points, self.comm = parts, points, comm
         self.inputs, self.outputs = parts.problem.inputs, parts.problem.outputs
         self.surrogate = parts.surrogate
-        self.timers = Timers()
-        self.window = 0
+        self.timers, self.window = Timers(), 0
         n = len(points)
-        self.everyone: I64 = np.arange(n)
-        self.everyone.flags.writeable = False  # so that the fine solver may keep and recognise it
         self.rung: U8 = np.zeros(n, dtype=np.uint8)  # lowest rung that may answer a point in this window
         self.score: F64 = np.zeros(n)
         self.leaders: I64 = np.zeros(0, dtype=np.int64)  # see `Surrogate.lead`
@@ -148,8 +146,7 @@ class Loop:
             return rows[np.flatnonzero(reason)]
 
     def _solve_fine(self, batch: Batch, reply: Reply) -> None:
-        wanted = (reply.reason != 0) & (reply.reason != Reason.LEADER)
-        rows = self.everyone if wanted.all() else np.flatnonzero(wanted)
+        rows = np.flatnonzero((reply.reason != 0) & (reply.reason != Reason.LEADER))
         if not len(rows):
             return
         answer = self._fine_answer(rows, batch)
@@ -262,11 +259,14 @@ class Loop:
         try:
             if len(rows):
                 answer = self._fine_answer(rows, batch, audit=True)
-                rows, truth = answer.rows[answer.converged], answer.outputs[answer.converged]
+                rows = answer.rows[answer.converged]
+                truth = answer.outputs[answer.converged]
                 error = self.parts.problem.relative_error(reply.outputs[rows], truth)
                 if self.parts.ledger is not None:
-                    sent = reply.source[rows], reply.error[rows], error, reply.outputs[rows]
-                    self.parts.ledger.add_audits(self.window, self.points.ids[rows], *sent, truth)
+                    self.parts.ledger.add_audits(
+                        self.window, self.points.ids[rows], reply.source[rows], reply.error[rows], error,
+                        reply.outputs[rows], truth,
+                    )  # fmt: skip
         except Exception as problem:
             cause = problem
         parallel.agree(self.comm, cause, f"window {batch.window}, audit")

@@ -133,8 +133,8 @@ class MicroManager(FineSolver):
         for place, said in failed.items():
             self.told[int(rows[place])] = said
         converged = np.ones(m, dtype=np.bool_)
-        converged[list(failed)] = False
-        call.outputs[list(failed)] = 0.0
+        if failed:
+            converged[list(failed)], call.outputs[list(failed)] = False, 0.0
         return FineAnswer(
             rows, call.outputs, np.zeros((m, self.outputs.size, 0)), converged, call.spent, np.zeros(m)
         )  # fmt: skip
@@ -143,7 +143,7 @@ class MicroManager(FineSolver):
         """One message to every worker; returns the places that must be asked again, as their worker was lost."""
         assert self.pool is not None
         rows = call.rows[todo] if len(todo) < len(call.rows) else call.rows
-        if self.deal is None or not (self.deal.rows is rows or np.array_equal(self.deal.rows, rows)):
+        if self.deal is None or not np.array_equal(self.deal.rows, rows):
             self._house(rows)
             deal = self._dealt(rows)
         else:
@@ -185,7 +185,7 @@ class MicroManager(FineSolver):
             if at[-1] - at[0] + 1 == len(at):
                 parts[worker] = slice(at[0], at[-1] + 1)  # without copies
         every = len(rows) == len(self.home) and np.array_equal(rows, np.arange(len(rows)))
-        return Deal(np.array(rows) if rows.flags.writeable else rows, parts, every)
+        return Deal(np.array(rows), parts, every)
 
     def _lost(self, worker: int, lost: Lost, at: I64, call: Call) -> I64:
         """A worker is gone with all that it held; returns the places that are asked again."""

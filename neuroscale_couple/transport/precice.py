@@ -21,10 +21,11 @@ from neuroscale_couple.config.precice_fields import DIAGNOSTICS, Carrier, Interf
 from neuroscale_couple.config.precice_xml import PreciceXml
 from neuroscale_couple.config.schema import Config
 from neuroscale_couple.errors import ConfigError, InputError, NeuroscaleError, TransportError
+from neuroscale_couple.later import later
 from neuroscale_couple.parallel import max_over, rank, size, together
 from neuroscale_couple.transport.base import ServiceFactory
 from neuroscale_couple.transport.embedded import EmbeddedClosure
-from neuroscale_couple.transport.precice_binding import participant, vertex_ids
+from neuroscale_couple.transport.precice_binding import gives_way, participant, vertex_ids
 from neuroscale_couple.transport.precice_ids import by_coordinates, from_field, in_order_of
 from neuroscale_couple.transport.precice_regions import Owned, access_region, check_regions, owned
 from neuroscale_couple.transport.precice_watch import Watch
@@ -80,6 +81,7 @@ class PreciceDriver:
         except BaseException:
             self.watch.stop()  # nothing waits for anybody yet
             raise
+        self.gives_way = gives_way(self.participant)
 
     def _join(self) -> Any:
         try:
@@ -112,6 +114,7 @@ class PreciceDriver:
                 self._one_step(closure)
             with self._waiting("finalize"):
                 self.participant.finalize()
+            later.close()
             closure.close()
         except BaseException as error:
             self._leave(closure, error)
@@ -121,6 +124,8 @@ class PreciceDriver:
 
     def _leave(self, closure: EmbeddedClosure | None, error: BaseException) -> None:
         """Close what can be closed; the watch ends this process if preCICE then waits for the macro solver."""
+        with suppress(Exception):
+            later.close()
         with suppress(Exception):
             if closure is not None:
                 closure.abandon(error)
@@ -184,6 +189,8 @@ class PreciceDriver:
             outputs = closure.evaluate(self.inputs.unpack(inputs), self.time + dt, dt, blank=blank)
         with self._section("neuroscale write"):
             self._write(outputs, closure.model_version)
+        if self.gives_way:
+            later.go()
         with self._waiting(f"waiting for {self._peer_names}", together=True):
             self.participant.advance(dt)
         self.time += dt

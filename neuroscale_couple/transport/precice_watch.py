@@ -1,6 +1,6 @@
 """Ends a process that waits too long, or for a program that is gone, inside a call which keeps Python from running.
 
-preCICE's `advance` is such a call: the binding holds the interpreter's lock, and a receive that is under way does
+preCICE's `advance` is such a call: no signal handler of Python runs meanwhile, and a receive that is under way does
 not always notice that the other program has died. A small process of its own watches: it looks every second at the wait
 that is under way; where one goes wrong it says so and ends the process that waits.
 """

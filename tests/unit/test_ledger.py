@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from neuroscale_couple.evaluation.fields import PointFields, read_points, windows_of
-from neuroscale_couple.ledger import COLUMNS, Ledger, Timers, read_table, window_line
+from neuroscale_couple.ledger import COLUMNS, Ledger, read_table, window_line
 from neuroscale_couple.ledger import Counts as RealCounts
 from neuroscale_couple.reasons import Reason, Source
+from neuroscale_couple.timers import Timers
 from neuroscale_couple.values import F64, Audit, FieldSpec, Layout, Points, Reply
 
 LAYOUT = Layout((FieldSpec("flux", ("x", "y"), "W/m2"),))

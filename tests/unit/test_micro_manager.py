@@ -20,8 +20,7 @@ from neuroscale_couple.fine.micro_manager import MicroManager
 from neuroscale_couple.physics.opaque import OpaqueProblem
 from neuroscale_couple.values import F64, Batch, FieldSpec, FineAnswer, Points
 
-N = 5
-DT = 0.25
+N, DT = 5, 0.25
 INPUTS = (FieldSpec("a", ("",), "1"), FieldSpec("v", ("x", "y"), "1"))
 OUTPUTS = (FieldSpec("b", ("",), "1"), FieldSpec("w", ("x", "y"), "1"))
 RECORDING = """
@@ -52,8 +51,7 @@ class MicroSimulation(MicroSimulationInterface):
         return self.sim_id
     def set_global_id(self, global_id):
         self.sim_id = global_id
-    def output(self):
-        self.told("output")
+    def output(self): self.told("output")
 """
 STATELESS = RECORDING.replace("def get_state", "def other").replace("(MicroSimulationInterface):", ":")
 Make = Callable[..., MicroManager]
