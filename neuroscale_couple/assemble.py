@@ -6,6 +6,8 @@ transports. Heavy packages are imported inside the functions, so that importing 
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -130,6 +132,7 @@ def serve_socket(config: str | Path, path: Path, ranks: int = 0, seconds: float 
     """
     from neuroscale_couple.transport.socket_server import serve_one_run
 
+    _leave_quickly()
     serve_one_run(path, ranks, seconds, lambda: _prepared(config))
 
 
@@ -140,7 +143,13 @@ def serve_client(config: str | Path) -> None:
     """
     from neuroscale_couple.transport.spawned import serve_parent
 
+    _leave_quickly()
     serve_parent(lambda: _prepared(config))
+
+
+def _leave_quickly() -> None:
+    """Skip the last garbage collection: a solver that has finished waits half a second for it, and all goes anyway."""
+    atexit.register(gc.freeze)
 
 
 def tell_precice_names(config: str | Path) -> int:
@@ -175,21 +184,15 @@ def service_inside(
 
     given = {key.strip(): parse_value(value) for key, _, value in (text.partition("=") for text in keys)}
     options = RunOptions(given, bool(resume))
-
-    def prepare() -> tuple[Path, str, Any]:
-        global run_options
-        run_options = options
-        return _prepared(config)
-
-    return InsideService(prepare, communicator_of(mpi, comm, timeout) if mpi else None)
+    return InsideService(lambda: _prepared(config, options), communicator_of(mpi, comm, timeout) if mpi else None)
 
 
-def _prepared(config: str | Path) -> tuple[Path, str, Any]:
-    """Configuration, its hash and the factory of its service."""
+def _prepared(config: str | Path, options: RunOptions | None = None) -> tuple[Path, str, Any]:
+    """Configuration, its hash and the factory of its service. options: see `factory_for`"""
     from neuroscale_couple.config.load import load
 
-    loaded = load(Path(config), run_options.overrides)
-    return loaded.path, loaded.digest, factory_for(loaded)
+    loaded = load(Path(config), (options or run_options).overrides)
+    return loaded.path, loaded.digest, factory_for(loaded, None, options)
 
 
 def service_options() -> list[str]:
@@ -224,10 +227,12 @@ def results_folder(loaded: Loaded) -> Path:
     return folder / loaded.folder.name / run_options.label
 
 
-def factory_for(loaded: Loaded, window: int | None = None) -> Any:
-    """A `ServiceFactory`: (points, comm) -> Loop. window: see `build`"""
+def factory_for(loaded: Loaded, window: int | None = None, options: RunOptions | None = None) -> Any:
+    """A `ServiceFactory`: (points, comm) -> Loop. window: see `build`; options: in a process that has several runs"""
 
     def factory(points: Points, comm: Any) -> Loop:
+        global run_options
+        run_options = options or run_options
         return build(loaded, points, comm, window)
 
     return factory

@@ -46,7 +46,7 @@ def packed(cause: Cause | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """A cause in a fixed room, cut where it is longer. Returns: uint8 [ROOM]"""
     said: Any = cause
     if cause is not None:
-        said = (*cause[:2], cause[2].encode(errors="replace")[: ROOM // 4].decode(errors="ignore"))
+        said = (*cause[:2], cause[2].encode(errors="replace")[: ROOM // 8].decode(errors="ignore"))
     text = json.dumps(said, ensure_ascii=False).encode()
     return np.frombuffer(text.ljust(ROOM), dtype=np.uint8)
 

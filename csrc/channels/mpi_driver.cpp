@@ -46,7 +46,7 @@ void run(const char* configuration, const std::string& character, const std::str
     options.ranks = ranks;
     options.mpi_comm = MPI_Comm_c2f(mine);
     options.has_mpi_comm = 1;
-    options.timeout = 30.0;
+    options.timeout = 20.0;
     neuroscale::Session s(configuration, channel, options);
     constexpr std::size_t all = 6;
     std::vector<std::int64_t> ids;

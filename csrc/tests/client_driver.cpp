@@ -210,32 +210,65 @@ void starving(Session& s, Solver& m) {
     expect(NSC_ERROR_MEMORY, [&] { s.connect(); }); // the same again
 }
 
-/// Heat conduction with floating-point traps, as OpenFOAM sets them; then numbers that overflow in the service.
+/// Heat conduction at two points.
+struct Heat {
+    std::array<std::int64_t, 2> ids{0, 1};
+    std::array<double, 4> xy{}, gradient{1.0, 0.0, 0.0, 1.0}, flux{};
+    std::array<double, 2> temperature{300.0, 300.0};
+
+    void connect(Session& s) {
+        s.points(2, ids.data(), 2, xy.data());
+        s.input("gradient", {"x", "y"}, "K/m");
+        s.input("temperature", {""}, "K");
+        s.output("flux", {"x", "y"}, "W/m2");
+        s.connect();
+    }
+    void exchange(Session& s, int iteration) {
+        std::array<double*, 1> places{flux.data()};
+        nsc_answer answer{sizeof(nsc_answer), places.data(), nullptr, nullptr, nullptr, nullptr, 0};
+        s.exchange(0.0, 0.1, iteration, {gradient.data(), temperature.data()}, answer);
+    }
+};
+
+/// With floating-point traps, as OpenFOAM sets them; then numbers that overflow in the service.
 int trapped(const Arguments& a) {
     constexpr int traps = FE_DIVBYZERO | FE_INVALID | FE_OVERFLOW;
     feenableexcept(traps);
     Session s = opened(a);
-    const std::array<std::int64_t, 2> ids{0, 1};
-    const std::array<double, 4> xy{};
-    std::array<double, 4> gradient{1.0, 0.0, 0.0, 1.0}, flux{};
-    const std::array<double, 2> temperature{300.0, 300.0};
-    s.points(2, ids.data(), 2, xy.data());
-    s.input("gradient", {"x", "y"}, "K/m");
-    s.input("temperature", {""}, "K");
-    s.output("flux", {"x", "y"}, "W/m2");
-    s.connect();
-    std::array<double*, 1> places{flux.data()};
-    nsc_answer answer{sizeof(nsc_answer), places.data(), nullptr, nullptr, nullptr, nullptr, 0};
-    s.exchange(0.0, 0.1, 0, {gradient.data(), temperature.data()}, answer);
-    gradient.fill(1e300);
-    expect(NSC_ERROR_SERVICE, [&] { s.exchange(0.0, 0.1, 1, {gradient.data(), temperature.data()}, answer); });
+    Heat heat;
+    heat.connect(s);
+    heat.exchange(s, 0);
+    heat.gradient.fill(1e300);
+    expect(NSC_ERROR_SERVICE, [&] { heat.exchange(s, 1); });
     std::printf("traps kept %d\n", fegetexcept() == traps);
+    return 0;
+}
+
+/// Two sessions at once: CONFIGURATION and the same with .yaml after it.
+int pair(const Arguments& a) {
+    Arguments other = a;
+    other.configuration += ".yaml";
+    other.address += "2";
+    std::array<Session, 2> sessions{opened(a), opened(other)};
+    std::array<Heat, 2> heat;
+    for (std::size_t i : {0U, 1U})
+        heat[i].connect(sessions[i]);
+    for (std::size_t i : {0U, 1U})
+        heat[i].exchange(sessions[i], 0);
+    for (std::size_t i : {1U, 0U}) {
+        sessions[i].commit();
+        sessions[i].finish();
+    }
+    for (const Heat& h : heat)
+        std::printf("%.17g %.17g %.17g %.17g\n", h.flux[0], h.flux[1], h.flux[2], h.flux[3]);
     return 0;
 }
 
 int run(const Arguments& a) {
     if (a.character == "trapped")
         return trapped(a);
+    if (a.character == "pair")
+        return pair(a);
     if (a.character == "ignoring") // the system collects its children then
         std::signal(SIGCHLD, SIG_IGN);
     Session s = opened(a);

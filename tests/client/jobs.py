@@ -60,7 +60,7 @@ class Launcher:
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.variables | more
         )
         try:
-            return process.wait(100), process.communicate()[0]
+            return process.wait(200), process.communicate()[0]
         except subprocess.TimeoutExpired:
             process.terminate()
             return None, process.communicate()[0]

@@ -87,6 +87,19 @@ def test_python_in_the_solver_meets_none_of_its_traps(programs: Programs, tmp_pa
     assert "traps kept 1" in said
 
 
+@pytest.mark.parametrize("channel", ["socket", "embedded"])
+def test_two_sessions_of_a_process_are_independent(channel: str, programs: Programs, tmp_path: Path) -> None:
+    """Both are open before one is connected; each has its own configuration and results."""
+    programs.need(channel)
+    config = write_case(tmp_path)
+    text = config.read_text().replace(str(tmp_path / "runs"), str(tmp_path / "more"))
+    config.with_name(config.name + ".yaml").write_text(text.replace("grid: 8", "grid: 4"))
+    arguments = ("pair", config, channel, tmp_path / "service")
+    one, other = flux_of(programs.run("client_driver", *arguments, **surroundings(tmp_path)))
+    assert (one != other).all()
+    assert len(list((tmp_path / "runs").rglob("ledger.csv"))) == len(list((tmp_path / "more").rglob("ledger.csv"))) == 1
+
+
 def test_what_the_embedded_channel_cannot_do_is_said(programs: Programs, tmp_path: Path) -> None:
     programs.need("embedded")
 

@@ -99,26 +99,27 @@ void closureFlux<Type>::setFlux(FluxField& flux) const {
     });
 }
 
-/// One block of d flux / d gradient: for a vector equation that of the component j of the field, [i][l] = d s_ij / d
-/// g_lj.
-struct tangentBlock {
-    std::size_t row;
-    std::size_t column;
-    direction entry; ///< of the tensor [i][l]
+/// A number of the tangent d s_ij / d g_lj that goes into the block of the component j of the field.
+struct tangentEntry {
+    std::size_t at; ///< among the tangent's numbers of a point
+    direction i;
+    direction l;
     double weight;
 };
 
 /// What of the tangent goes into the block of component j; components is 1 for a scalar equation, 3 for a vector's.
-static std::vector<tangentBlock> blockOf(const closureSession& session, const word& field, std::size_t j,
+static std::vector<tangentEntry> blockOf(const closureSession& session, const word& field, std::size_t j,
                                          std::size_t components) {
-    std::vector<tangentBlock> result;
+    std::vector<tangentEntry> result;
+    const std::size_t inputs = static_cast<std::size_t>(session.inputColumns());
     std::size_t column = 0;
     const auto append = [&](const closureColumn& input) {
         for (const target& t : targetsOf(session.outputColumns())) {
             for (std::size_t l = 0; l < 3; ++l) {
                 const double weight = input.weight[l * components + j];
                 if (t.component % components == j && weight != 0.0) {
-                    result.push_back({t.column, column, direction(3 * (t.component / components) + l), weight});
+                    result.push_back(
+                        {t.column * inputs + column, direction(t.component / components), direction(l), weight});
                 }
             }
         }
@@ -134,6 +135,15 @@ static std::vector<tangentBlock> blockOf(const closureSession& session, const wo
     return result;
 }
 
+/// The tangent along a direction: n . block . n. tangent: the numbers of a point
+static scalar along(const std::vector<tangentEntry>& block, const double* tangent, const vector& n) {
+    scalar sum = 0;
+    for (const tangentEntry& entry : block) {
+        sum += entry.weight * tangent[entry.at] * n[entry.i] * n[entry.l];
+    }
+    return sum;
+}
+
 template <class Type>
 template <class Faces>
 void closureFlux<Type>::closePatches(Faces& faces) const {
@@ -147,39 +157,80 @@ void closureFlux<Type>::closePatches(Faces& faces) const {
 template <class Type>
 void closureFlux<Type>::setDiffusivity() {
     diffusivity_ == dimensionedScalar("0", dimless, 0);
-    if (!settings_.implicit) {
-        return;
-    }
-    const std::size_t components = pTraits<Type>::nComponents;
-    const std::size_t inputs = static_cast<std::size_t>(session_.inputColumns());
-    const std::size_t width = session_.outputColumns().size() * inputs;
-    const std::vector<double>& tangent = session_.reply().tangent;
-    const surfaceVectorField n(mesh_.Sf() / mesh_.magSf());
-    tmp<volTensorField> work = zeroCells<tensor>(mesh_, "closureTangent");
     bool first = true;
-    for (std::size_t j = 0; j < components; ++j) {
-        const std::vector<tangentBlock> block = blockOf(session_, field_, j, components);
+    for (std::size_t j = 0; settings_.implicit && j < pTraits<Type>::nComponents; ++j) {
+        const std::vector<tangentEntry> block = blockOf(session_, field_, j, pTraits<Type>::nComponents);
         if (block.empty()) {
             continue; // a direction that the problem does not have
         }
-        setAll(work.ref(), session_.points(), [&](std::size_t point) {
-            tensor value(Zero);
-            for (const tangentBlock& b : block) {
-                value[b.entry] += settings_.factor * b.weight * tangent[point * width + b.row * inputs + b.column];
-            }
-            return value;
-        });
-        const surfaceScalarField along(n & (linear<tensor>(mesh_).interpolate(work()) & n));
         // the least of the components: what all of them have in common
-        if (first) {
-            diffusivity_ = along;
-        } else {
-            diffusivity_ = min(diffusivity_, along);
-        }
+        lowerDiffusivity(block, first);
         first = false;
     }
     diffusivity_ = max(diffusivity_, dimensionedScalar("0", dimless, 0));
     closePatches(diffusivity_);
+}
+
+/// Set K to the tangent of one component along the normals, interpolated, where that is lower. first: in any case
+template <class Type>
+void closureFlux<Type>::lowerDiffusivity(const std::vector<tangentEntry>& block, bool first) {
+    const double* const tangent = session_.reply().tangent.data();
+    const std::size_t width = session_.outputColumns().size() * static_cast<std::size_t>(session_.inputColumns());
+    const auto of = [&](std::size_t point, const vector& area, scalar size) {
+        return settings_.factor * along(block, tangent + point * width, area / size);
+    };
+    const auto lower = [first](scalar& k, scalar value) { k = first ? value : Foam::min(k, value); };
+    const surfaceVectorField& area = mesh_.Sf();
+    const surfaceScalarField& size = mesh_.magSf();
+    const surfaceScalarField& weight = mesh_.weights();
+    const labelUList& owner = mesh_.owner();
+    const labelUList& neighbour = mesh_.neighbour();
+    scalarField& inside = diffusivity_.primitiveFieldRef();
+    forAll(inside, face) {
+        const scalar mine = of(static_cast<std::size_t>(owner[face]), area[face], size[face]);
+        const scalar other = of(static_cast<std::size_t>(neighbour[face]), area[face], size[face]);
+        lower(inside[face], weight[face] * mine + (1 - weight[face]) * other);
+    }
+    session_.points().forPatches([&](const fvPatch& patch, std::size_t point) {
+        scalarField& faces = diffusivity_.boundaryFieldRef()[patch.index()];
+        forAll(faces, i) {
+            lower(faces[i], of(point + static_cast<std::size_t>(i), patch.Sf()[i], patch.magSf()[i]));
+        }
+    });
+    const auto isCoupled = [](const fvPatch& patch) { return patch.coupled(); };
+    if (Pstream::parRun() || std::any_of(mesh_.boundary().begin(), mesh_.boundary().end(), isCoupled)) {
+        lowerBetweenParts(block, first);
+    }
+}
+
+/// As lowerDiffusivity, on coupled patches: the tangents of the cells of both sides. Collective.
+template <class Type>
+void closureFlux<Type>::lowerBetweenParts(const std::vector<tangentEntry>& block, bool first) {
+    const double* const tangent = session_.reply().tangent.data();
+    const std::size_t width = session_.outputColumns().size() * static_cast<std::size_t>(session_.inputColumns());
+    tmp<volTensorField> work = zeroCells<tensor>(mesh_, "closureTangent");
+    setAll(work.ref(), session_.points(), [&](std::size_t point) {
+        tensor value(Zero);
+        for (const tangentEntry& entry : block) {
+            value[direction(3 * entry.i + entry.l)] +=
+                settings_.factor * entry.weight * tangent[point * width + entry.at];
+        }
+        return value;
+    });
+    for (const fvPatch& patch : mesh_.boundary()) {
+        if (!patch.coupled()) {
+            continue;
+        }
+        const fvPatchField<tensor>& here = work().boundaryField()[patch.index()];
+        const vectorField n(patch.nf());
+        const scalarField& weight = mesh_.weights().boundaryField()[patch.index()];
+        const scalarField found(weight * (n & (here.patchInternalField() & n)) +
+                                (1 - weight) * (n & (here.patchNeighbourField() & n)));
+        scalarField& faces = diffusivity_.boundaryFieldRef()[patch.index()];
+        forAll(faces, i) {
+            faces[i] = first ? found[i] : Foam::min(faces[i], found[i]);
+        }
+    }
 }
 
 /// K |S| times the difference of the field over each face: the implicit part at a given field.
@@ -198,27 +249,24 @@ tmp<typename closureFlux<Type>::FaceField> closureFlux<Type>::gradientFlux(const
     return result;
 }
 
-/// As gradientFlux, with the difference that the interpolated gradient of the cells gives; 0 on boundary faces.
+/// As gradientFlux, with the difference that the interpolated gradient of the cells gives; for faces between cells.
 template <class Type>
 tmp<typename closureFlux<Type>::FaceField> closureFlux<Type>::meanGradientFlux(const VolField& field) const {
-    const auto gradient = linear<FluxType>(mesh_).interpolate(fvc::grad(field));
-    tmp<FaceField> result = zeroFaces<Type>(mesh_, "closureMeanGradientFlux");
-    FaceField& flux = result.ref();
-    const vectorField& centres = mesh_.C().primitiveField();
-    const labelUList& owner = mesh_.owner();
-    const labelUList& neighbour = mesh_.neighbour();
-    const scalarField scale(diffusivity_.primitiveField() * mesh_.magSf().primitiveField() *
-                            mesh_.nonOrthDeltaCoeffs().primitiveField());
-    Field<Type>& inside = flux.primitiveFieldRef();
-    forAll(inside, face) {
-        inside[face] = scale[face] * ((centres[neighbour[face]] - centres[owner[face]]) & gradient()[face]);
+    if (!delta_ || mesh_.moving()) {
+        delta_.reset(mesh_.delta().ptr());
     }
+    const FluxField* known = session_.template gradientOf<FluxField>(field_);
+    const tmp<FluxField> gradient(known ? tmp<FluxField>(*known) : fvc::grad(field));
+    tmp<FaceField> result = linear<FluxType>(mesh_).dotInterpolate(*delta_, gradient());
+    FaceField& flux = result.ref();
+    const surfaceScalarField& distance = mesh_.nonOrthDeltaCoeffs();
+    flux.primitiveFieldRef() *=
+        diffusivity_.primitiveField() * mesh_.magSf().primitiveField() * distance.primitiveField();
     forAll(mesh_.boundary(), patchi) {
         const fvPatch& patch = mesh_.boundary()[patchi];
         if (patch.coupled()) {
-            flux.boundaryFieldRef()[patchi] = diffusivity_.boundaryField()[patchi] * patch.magSf() *
-                                              mesh_.nonOrthDeltaCoeffs().boundaryField()[patchi] *
-                                              (patch.delta() & gradient().boundaryField()[patchi]);
+            flux.boundaryFieldRef()[patchi] *=
+                diffusivity_.boundaryField()[patchi] * patch.magSf() * distance.boundaryField()[patchi];
         }
     }
     return result;
@@ -229,18 +277,18 @@ void closureFlux<Type>::update(const VolField& field) {
     tmp<FluxField> flux = zeroCells<FluxType>(mesh_, "closureFlux");
     setFlux(flux.ref());
     setDiffusivity();
-    const auto atFaces = linear<FluxType>(mesh_).interpolate(flux());
-    explicit_.reset(zeroFaces<Type>(mesh_, "closureExplicit").ptr());
+    explicit_.reset(linear<FluxType>(mesh_).dotInterpolate(mesh_.Sf(), flux()).ptr());
     FaceField& faces = *explicit_;
-    faces.primitiveFieldRef() = mesh_.Sf().primitiveField() & atFaces().primitiveField();
-    const tmp<FaceField> mean = meanGradientFlux(field);
-    const tmp<FaceField> sharp = gradientFlux(field);
-    faces.primitiveFieldRef() -= settings_.compact ? mean().primitiveField() : sharp().primitiveField();
+    const tmp<FaceField> implicit = settings_.compact ? meanGradientFlux(field) : gradientFlux(field);
+    faces.primitiveFieldRef() -= implicit().primitiveField();
     forAll(mesh_.boundary(), patchi) {
-        const fvPatch& patch = mesh_.boundary()[patchi];
-        const FaceField& implicit = settings_.compact && patch.coupled() ? mean() : sharp();
-        faces.boundaryFieldRef()[patchi] =
-            (patch.Sf() & atFaces().boundaryField()[patchi]) - implicit.boundaryField()[patchi];
+        if (mesh_.boundary()[patchi].coupled()) {
+            faces.boundaryFieldRef()[patchi] -= implicit().boundaryField()[patchi];
+        } else {
+            faces.boundaryFieldRef()[patchi] -= diffusivity_.boundaryField()[patchi] *
+                                                mesh_.magSf().boundaryField()[patchi] *
+                                                field.boundaryField()[patchi].snGrad();
+        }
     }
     closePatches(faces);
 }

@@ -50,9 +50,11 @@ int closureInput::sizeOf(const dictionary& dict) const {
 const std::vector<double>& closureInput::gather() {
     const fvMesh& mesh = points_.mesh();
     if (derived_ && size_ == 3) {
-        pack(fvc::grad(mesh.lookupObject<volScalarField>(field_))());
+        ofScalar_ = fvc::grad(mesh.lookupObject<volScalarField>(field_));
+        pack(ofScalar_());
     } else if (derived_) {
-        pack(fvc::grad(mesh.lookupObject<volVectorField>(field_))());
+        ofVector_ = fvc::grad(mesh.lookupObject<volVectorField>(field_));
+        pack(ofVector_());
     } else if (size_ == 1) {
         pack(mesh.lookupObject<volScalarField>(field_));
     } else if (size_ == 3) {

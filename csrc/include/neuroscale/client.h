@@ -75,7 +75,7 @@ typedef struct nsc_options {
     int no_start;        /* socket: only connect to a service that runs already, start none */
     double start_timeout; /* seconds for the service to start; 0: 120 */
     double timeout;       /* seconds for one answer; 0: 3600 */
-    int mpi_comm;         /* mpi: MPI_Comm_c2f of the communicator of the solver's ranks, if has_mpi_comm */
+    int mpi_comm;         /* mpi, embedded: MPI_Comm_c2f of the communicator of the solver's ranks, if has_mpi_comm */
     int has_mpi_comm;     /* 0: MPI_COMM_WORLD */
 } nsc_options;
 
@@ -98,7 +98,8 @@ NSC_API nsc_options nsc_default_options(void);
  * configuration: path of the neuroscale.yaml; channel: "socket", "mpi", "mpmd", "embedded" or
  * "precice"; options: or NULL
  * session: out, NULL after an error; why: out, text of an error, why_size bytes at most with its end; or NULL
- * Over several ranks rank 0 starts the service and the others join it. Collective: mpi yes, else no */
+ * Over several ranks rank 0 starts the service and the others join it; embedded: each has its own, and all of
+ * them are one run. Collective: mpi, mpmd, embedded yes, else no */
 NSC_API nsc_status nsc_open(const char* configuration, const char* channel, const nsc_options* options,
                             nsc_session** session, char* why, size_t why_size);
 
