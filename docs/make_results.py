@@ -140,8 +140,8 @@ def micro_manager(record: dict[str, Any]) -> str:
         f"{bare['points']:,} points, {bare['windows']} windows, medians; preCICE alone {bare['echo_ms']:.2f} ms a "
         f"window:\n\n{first}\nTheir overhead is {bare['ratio']:.1f} times ours.\n\n"
         f"{runs['points']:,} points, {runs['windows']} windows, from a cold start:\n\n{second}\n"
-        "Times fewer micro solves than their adaptivity at the same mean error (interpolated between its settings, "
-        f"where they bracket it): {times or 'not bracketed'}. {_where(record)}\n"
+        "Times fewer micro solves than their adaptivity at the same mean error (interpolated between its settings; "
+        f"where none errs as little, than the one that errs least): {times or 'none errs as much'}. {_where(record)}\n"
     )
 
 
