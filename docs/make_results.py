@@ -149,8 +149,8 @@ def micro_manager(record: dict[str, Any]) -> str:
         f"{bare['points']:,} points, {bare['windows']} windows, medians; {alone}:\n\n{first}\n"
         f"Their overhead is {bare['ratio']:.1f} times ours.{same}\n\n"
         f"{runs['points']:,} points, {runs['windows']} windows, from a cold start:\n\n{second}\n"
-        "Times fewer micro solves than their adaptivity at the same mean error (interpolated between its settings, "
-        f"where they bracket it): {times or 'not bracketed'}. {_where(record)}\n"
+        "Times fewer micro solves than their adaptivity at the same mean error (interpolated between its settings; "
+        f"where none errs as little, than the one that errs least): {times or 'none errs as much'}. {_where(record)}\n"
     )
 
 

@@ -10,7 +10,6 @@ never changes, so Newton and quasi-Newton iterations of the macro solver see one
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,8 @@ from neuroscale_couple.values import F64, I64, U8, Audit, Batch, FineAnswer, Poi
 __all__ = ["Loop", "Parts"]
 
 NEVER = -(10**9)
+ROUNDS = 5
+"""Times that leaders are chosen in a window, at most."""
 
 
 class Loop:
@@ -66,14 +67,7 @@ class Loop:
 
     def evaluate(self, batch: Batch) -> Reply:
         """Answer one iteration. Raises: FineSolverError, NeuroscaleError. Collective: yes."""
-        n = len(batch)
-        reply = Reply(
-            outputs=np.empty((n, self.outputs.size)),
-            tangent=np.empty((n, self.outputs.size, self.parts.problem.tangent_columns)),
-            source=np.full(n, Source.FINE, dtype=np.uint8),
-            reason=np.zeros(n, dtype=np.uint8),
-            error=np.zeros(n),
-        )
+        reply = Reply.blank(len(batch), self.outputs.size, self.parts.problem.tangent_columns)
         self.question = self.memory.question(batch)
         cause: BaseException | None = None
         try:
@@ -98,19 +92,29 @@ class Loop:
         """Solve the points whose fine answers the surrogate answers the others from; the same ones all window."""
         if self.surrogate is None:
             return
-        if self.reply is None and self.start is None:
-            limit = -np.inf if self.parts.gate.closed else self.parts.gate.largest_score(self.surrogate.rungs[0])
+        if self.reply is not None or self.start is not None:
+            return self._solve_leaders(self.leaders, batch, reply)
+        limit = -np.inf if self.parts.gate.closed else self.parts.gate.largest_score(self.surrogate.rungs[0])
+        for turn in range(ROUNDS):  # what the first leaders leave in doubt, a few more make known
+            choose = self.surrogate.lead_on if turn else self.surrogate.lead
             with self.timers("surrogate"):
-                self.leaders = self.surrogate.lead(self.question, self.last_fine == self.window - 1, limit)
-        if not len(self.leaders):
+                rows = choose(self.question, self.last_fine == self.window - 1, limit)
+            self.leaders = np.union1d(self.leaders, rows) if turn else rows
+            if not len(rows):
+                return
+            self._solve_leaders(rows, batch, reply)
+
+    def _solve_leaders(self, rows: I64, batch: Batch, reply: Reply) -> None:
+        if not len(rows):
             return
-        answer = self._fine_answer(self.leaders, batch)
-        answer = answer if answer.converged.all() else answer.take(np.flatnonzero(answer.converged))
-        self._take(answer, reply)
-        reply.reason[answer.rows] = Reason.LEADER
+        answer = self._fine_answer(rows, batch)
+        self._take(answer if answer.converged.all() else answer.take(np.flatnonzero(answer.converged)), reply)
+        reply.reason[answer.rows[answer.converged]] = Reason.LEADER
+        led = np.flatnonzero(reply.reason == Reason.LEADER)
+        again = self.reply is not None and self.start is None
+        assert self.surrogate is not None
         with self.timers("surrogate"):
-            again = self.reply is not None and self.start is None
-            self.surrogate.condition(answer.rows, self.question[answer.rows], answer.outputs, again)
+            self.surrogate.condition(led, self.question[led], reply.outputs[led], again)
 
     def _predict(self, batch: Batch, reply: Reply) -> None:
         """Climb the ladder: each rung answers the points that no lower rung could."""
@@ -209,19 +213,18 @@ class Loop:
                 correction.apply(batch, reply.outputs, reply.tangent, reply.error, reply.source)
 
     def _send(self, batch: Batch, reply: Reply) -> Reply:
-        cause: BaseException | None = None
-        if not (np.isfinite(reply.outputs.sum()) and np.isfinite(reply.tangent.sum())):
-            cause = self._not_finite(batch, reply)
+        finite = np.isfinite(reply.outputs.sum()) and np.isfinite(reply.tangent.sum())
+        cause = None if finite else self._not_finite(batch, reply)
         parallel.agree(self.comm, cause, f"window {batch.window}, iteration {batch.iteration}")
         self.batch, self.reply = batch, reply
         self.counts.answered(reply)
         return reply
 
     def _not_finite(self, batch: Batch, reply: Reply) -> NeuroscaleError | None:
-        bad = ~finite_rows(reply.outputs, reply.tangent)
-        if not bad.any():  # finite numbers whose sum overflows
+        bad = np.flatnonzero(~finite_rows(reply.outputs, reply.tangent))
+        if not len(bad):  # finite numbers whose sum overflows
             return None
-        row = int(np.flatnonzero(bad)[0])
+        row = int(bad[0])
         return NeuroscaleError(
             f"window {batch.window}, iteration {batch.iteration}: the answer for point {self.points.ids[row]} "
             f"({Source(int(reply.source[row])).name.lower()}) is not finite and was not sent; add 'physical' to "
@@ -393,8 +396,3 @@ class Loop:
     def model_version(self) -> int:
         """Version of the surrogate that answers now; -1 without one."""
         return self.surrogate.version if self.surrogate is not None else -1
-
-    @property
-    def folder(self) -> Path | None:
-        """Where the results of this run go."""
-        return self.parts.ledger.folder if self.parts.ledger is not None else None

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neuroscale_couple.errors import InputError
+from neuroscale_couple.reasons import Source
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -215,6 +216,13 @@ class Reply:
     source: U8
     reason: U8
     error: F64
+
+    @classmethod
+    def blank(cls, n: int, outputs: int, tangent: int) -> Reply:
+        """Room for n answers of so many outputs and columns of the tangent: by the fine solver, refused by nobody."""
+        shape = n, outputs
+        source, reason = np.full(n, Source.FINE, dtype=np.uint8), np.zeros(n, dtype=np.uint8)
+        return cls(np.empty(shape), np.empty((*shape, tangent)), source, reason, np.zeros(n))
 
 
 class Outputs(Mapping[str, F64]):

@@ -21,7 +21,7 @@ from neuroscale_couple.learning.select import select
 from neuroscale_couple.physics.opaque import OpaqueProblem
 from neuroscale_couple.reasons import Source
 from neuroscale_couple.surrogate.base import Surrogate
-from neuroscale_couple.surrogate.opaque import OpaqueSurrogate
+from neuroscale_couple.surrogate.opaque import LEAST, OpaqueSurrogate
 from neuroscale_couple.training.opaque import Block, fit
 from neuroscale_couple.values import F64, I64, FineAnswer
 
@@ -49,27 +49,34 @@ RUNG = Source.SURROGATE_COARSE.name.lower()
 
 
 class Pace:
-    """When to fit again: as soon as there is something new while it pays, else after 2, 4, 8 ... windows.
+    """When to fit again: as soon as there is something new while it pays, else ever more rarely.
 
-    A fit pays if at most the share `MOSTLY` of the points is solved afterwards; one window in which that is so ends a
-    pause. While nearly all points are solved, the number of fits grows with the logarithm of the windows alone.
-    gap: windows after the last fit in which there is none; wait: how many of them are left
+    A fit does not pay where more than the share `MOSTLY` of the points is solved all the same; then the next one comes
+    after 2, 4, 8 ... windows, so that fits grow with the logarithm of the windows alone. Nor does one whose candidate
+    was rejected where no more points lead than must; then pauses grow up to `REFRESH` windows. One window in which it
+    is otherwise ends a pause.
+    gap: windows after the last fit in which there is none; wait: how many of them are left; vain: most were solved
     """
 
     def __init__(self) -> None:
-        self.gap, self.wait = 1, 0
+        self.gap, self.wait, self.vain = 1, 0, False
 
-    def window(self, solved: float) -> None:
-        """A window has ended in which this share of the points was solved."""
+    def window(self, solved: float, least: bool = False) -> None:
+        """A window has ended in which this share of the points was solved; least: no more led than must."""
         self.wait = max(self.wait - 1, 0)
-        if solved <= MOSTLY:
-            self.gap, self.wait = 1, 0
+        if solved <= MOSTLY if self.vain else not least:
+            self.gap, self.wait, self.vain = 1, 0, False
 
-    def fitted(self, solved: float) -> None:
-        """There was a fit in this window, in which a surrogate was running and this share of the points was solved."""
-        if solved > MOSTLY:
+    def fitted(self, solved: float, least: bool = False, better: bool = True) -> None:
+        """There was a fit in such a window, in which a surrogate was running; better: the candidate replaces it."""
+        self.vain = solved > MOSTLY
+        if self.vain:
             self.gap *= 2
-            self.wait = self.gap
+        elif not least:
+            self.gap = 1
+        elif not better:
+            self.gap = min(2 * self.gap, REFRESH)
+        self.wait = self.gap if self.gap > 1 else 0
 
 
 class OpaqueLearner(PromotingLearner):
@@ -99,12 +106,12 @@ class OpaqueLearner(PromotingLearner):
         if self._size > 1:
             pairs = np.concatenate(self._comm.allgather(pairs))
         self._pairs = np.concatenate([self._pairs, pairs])[-SEEN:]
-        solved, trainings = self._solved(answers), self._trainings
-        self._pace.window(solved)
+        (solved, least), trainings = self._solved(answers, current), self._trainings
+        self._pace.window(solved, least)
         better = super().propose(window, current)
         if self._trainings > trainings and current is not None:
-            self._pace.fitted(solved)
-            if self._pace.gap == RARE:
+            self._pace.fitted(solved, least, better is not None)
+            if self._pace.vain and self._pace.gap == RARE:
                 self._say(
                     f"window {window}: {solved:.0%} of the points are solved although there is a surrogate, "
                     f"learning does not pay: it pauses for {RARE} windows, then for twice as many, "
@@ -112,12 +119,14 @@ class OpaqueLearner(PromotingLearner):
                 )
         return better
 
-    def _solved(self, answers: list[tuple[I64, F64, F64]]) -> float:
-        """Share of the points of all ranks that were solved in this window. Collective: yes."""
+    def _solved(self, answers: list[tuple[I64, F64, F64]], current: Surrogate | None) -> tuple[float, bool]:
+        """Share of the points of all ranks that were solved, and whether no more led than must. Collective: yes."""
         rows = np.unique(np.concatenate([rows for rows, *_ in answers])) if answers else ()
         total = len(self._points) if self._points is not None else 0
-        solved, points = parallel.sum_over(self._comm, np.array([len(rows), total], dtype=np.int64))
-        return float(solved / max(points, 1))
+        led = len(current.leaders) if isinstance(current, OpaqueSurrogate) and self._opaque.remembers else LEAST + 1
+        counts = np.array([len(rows), total, int(led > LEAST)], dtype=np.int64)
+        solved, points, more = parallel.sum_over(self._comm, counts)
+        return float(solved / max(points, 1)), not more
 
     def _judge(self, current: Surrogate | None, answers: list[tuple[I64, F64, F64]]) -> F64:
         """Pairs (score, error) of the running surrogate on this window's fine answers, each point's last one."""
@@ -202,7 +211,7 @@ class OpaqueLearner(PromotingLearner):
 
     def get_state(self) -> Mapping[str, Any]:
         """Counters, and the latest evidence."""
-        counts = {"promoted": self._promoted, "gap": self._pace.gap, "wait": self._pace.wait}
+        counts = {"promoted": self._promoted, "gap": self._pace.gap, "wait": self._pace.wait, "vain": self._pace.vain}
         return {**super().get_state(), **{name: np.int64(n) for name, n in counts.items()}, "pairs": self._pairs}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -210,6 +219,7 @@ class OpaqueLearner(PromotingLearner):
         super().set_state(state)
         self._promoted, self._pace.wait = (int(np.asarray(state.get(name, 0))) for name in ("promoted", "wait"))
         self._pace.gap = int(np.asarray(state.get("gap", 1)))
+        self._pace.vain = bool(np.asarray(state.get("vain", self._pace.gap > 1)))
         self._pairs = np.asarray(state.get("pairs", np.zeros((0, 2))), dtype=np.float64).reshape(-1, 2)
 
 

@@ -1,11 +1,13 @@
 r"""Kriging: answers and their uncertainty from tens of samples, by their correlation with the question.
 
     z = (q - shift) W,   y(q) = mean + k(z) A,   k_i(z) = (1 + r + r^2/3) exp(-r),  r = sqrt(5) |z - z_i|
-    v(q) = 1 - k(z) C k(z)^T + noise
+    v(q) = 1 - |B k(z)^T|^2 + noise
 
-q is the question, W scales its features by their lengths of correlation, z_i are the basis points; mean, A and C come
-from answers that are stored in the artifact, or from fresh ones (`condition`). The score of an answer is its standard
-deviation relative to its size, max over fields of sqrt(v sum_c a_c^2) / max(|y_f|, floor_f).
+q is the question, W scales its features by their lengths of correlation, z_i are the basis points; mean, A and B come
+from answers that are stored in the artifact, or from fresh ones (`condition`). B is the inverse of the Cholesky factor
+of the basis' correlations: with B^T B multiplied out, round-off of the size of 1e-7 would drown small variances.
+The score of an answer is its standard deviation relative to its size, max over fields of
+sqrt(v sum_c a_c^2) / max(|y_f|, floor_f).
 Source: Cressie 1993 (ordinary kriging); Matern 5/2 correlation.
 """
 
@@ -22,13 +24,13 @@ PRIOR = 10.0
 
 
 class Given(NamedTuple):
-    """What answers [M, m] at basis [M, k] say: mean [m]; weights [M, m]; inverse (C) [M, M]; amplitude [m]."""
+    """What answers [M, m] at basis [M, k] say: mean [m]; weights [M, m]; whitening (B) [M, M]; amplitude [m]."""
 
     basis: Tensor
     answers: Tensor
     mean: Tensor
     weights: Tensor
-    inverse: Tensor
+    whitening: Tensor
     amplitude: Tensor
 
 
@@ -52,7 +54,7 @@ class Kriging(nn.Module):
         self.answers: Tensor
         self.mean: Tensor
         self.weights: Tensor
-        self.inverse: Tensor
+        self.whitening: Tensor
         self.amplitude: Tensor
         m, k = amplitude.shape[0], features.shape[1]
         empty = features.new_zeros
@@ -74,7 +76,7 @@ class Kriging(nn.Module):
     @torch.jit.export
     def stored(self) -> Given:
         """What the artifact brings."""
-        return Given(self.basis, self.answers, self.mean, self.weights, self.inverse, self.amplitude)
+        return Given(self.basis, self.answers, self.mean, self.weights, self.whitening, self.amplitude)
 
     @torch.jit.export
     def place(self, question: Tensor) -> Tensor:
@@ -98,20 +100,20 @@ class Kriging(nn.Module):
         count = z.shape[0]
         eye = torch.eye(count, dtype=z.dtype)
         factor = torch.linalg.cholesky(correlation(z, z) + (self.noise + 1e-10) * eye)
-        inverse = torch.cholesky_inverse(factor)
-        total = inverse.sum(dim=0)
+        whitening = torch.linalg.solve_triangular(factor, eye, upper=False)
+        total = whitening.sum(dim=1) @ whitening
         mean = (total @ outputs) / total.sum()
         residual = outputs - mean
         weights = torch.cholesky_solve(residual, factor)
         square = (residual * weights).sum(dim=0) + 10.0 * self.prior * self.prior
-        return Given(z, outputs, mean, weights, inverse, (square / (count + 10.0)).sqrt())
+        return Given(z, outputs, mean, weights, whitening, (square / (count + 10.0)).sqrt())
 
     @torch.jit.export
     def answer(self, question: Tensor, given: Given) -> tuple[Tensor, Tensor]:
         """question: float64 [n, q] -> outputs [n, m], score [n]."""
         k = correlation(self.place(question), given.basis)
         outputs = given.mean + k @ given.weights
-        variance = torch.clamp(1.0 - torch.sum((k @ given.inverse) * k, dim=1), min=0.0) + self.noise
+        variance = torch.clamp(1.0 - torch.sum((k @ given.whitening.T) ** 2, dim=1), min=0.0) + self.noise
         return outputs, variance.sqrt() * self.relative(outputs, given.amplitude)
 
     @torch.jit.export
@@ -120,7 +122,7 @@ class Kriging(nn.Module):
 
         Source: Dubrule 1983.
         """
-        spread = 1.0 / given.inverse.diagonal()
+        spread = 1.0 / torch.sum(given.whitening**2, dim=0)
         outputs = given.mean + correlation(given.basis, given.basis) @ given.weights
         outputs = outputs + self.noise * given.weights - given.weights * spread[:, None]
         return outputs, spread.sqrt() * self.relative(outputs, given.amplitude)

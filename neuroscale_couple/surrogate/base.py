@@ -64,6 +64,10 @@ class Surrogate(ABC):
         again: the same time step as the last time, with other inputs: a further iteration
         """
 
+    def lead_on(self, question: F64, fresh: Bool, limit: float) -> I64:
+        """Rows (int64) that shall lead beside those whose answers were taken, as `lead` has it; none by default."""
+        return np.zeros(0, dtype=np.int64)
+
     def inherit(self, before: Surrogate | None) -> None:  # noqa: B027
         """Go on with the leaders of the surrogate that this one replaces."""
 

@@ -120,11 +120,32 @@ class OpaqueSurrogate(Surrogate):
         return self.leaders
 
     @torch.inference_mode()
+    def lead_on(self, question: F64, fresh: Bool, limit: float) -> I64:
+        """See `Surrogate.lead_on`: leaders were chosen by what the answers were about to be, and may prove too few.
+
+        A leader more brings many scores below the limit; each is one of those above it, so none is solved in vain.
+        """
+        none = np.zeros(0, dtype=np.int64)
+        if self._led is None or not limit > 0.0:
+            return none
+        rows = np.setdiff1d(np.arange(len(question)), self._led[0])
+        prediction = self.predict(Source.SURROGATE_COARSE, rows, question[rows])
+        if not (prediction.score > limit).any() or not np.isfinite(prediction.score).all():
+            return none
+        z, known = self.module.place(torch.from_numpy(question[rows])), self._given.basis
+        size = self.module.relative(torch.from_numpy(prediction.outputs), self._given.amplitude)
+        prefer = torch.from_numpy(np.where(fresh[rows], FRESH, 1.0))
+        zero = known.new_zeros(len(known))
+        chosen = cover(torch.cat([known, z]), torch.arange(len(known)), torch.cat([zero, size]),
+                       torch.cat([zero, prefer]), limit, 0, len(known) + MOST)  # fmt: skip
+        return np.asarray(rows[(chosen[chosen >= len(known)] - len(known)).numpy()])
+
+    @torch.inference_mode()
     def condition(self, rows: I64, question: F64, outputs: F64, again: bool = False) -> None:
         """See `Surrogate.condition`; the first iteration's answers stay known: they show the slope at a given past."""
         if not len(rows):
             return
-        self._led = (rows, question.copy(), outputs.copy())
+        self.leaders, self._led = rows, (rows, question.copy(), outputs.copy())
         if not again:
             self._first = self._led
         asked, answers = (torch.from_numpy(values) for values in self._led[1:])

@@ -95,6 +95,23 @@ def test_leaders_cover_the_points_and_do_not_depend_on_their_order(surrogate: Op
     assert not len(surrogate.lead(question, fresh, -np.inf))  # nothing would be accepted
 
 
+def test_further_leaders_bring_all_scores_to_the_limit(surrogate: OpaqueSurrogate, history: bool) -> None:
+    question, fresh, limit = questions(history, seed=4), np.ones(N, dtype=np.bool_), 0.05
+    assert not len(surrogate.lead_on(question, fresh, limit))  # nobody leads
+    rows = surrogate.lead(question, fresh, limit)[:3]
+    surrogate.condition(rows, question[rows], answers(question[rows]))
+    for _ in range(N):
+        doubted = np.flatnonzero(surrogate.predict(Source.SURROGATE_COARSE, np.arange(N), question).score > limit)
+        more = surrogate.lead_on(question, fresh, limit)
+        assert set(more) <= set(doubted) - set(rows)
+        if not len(more):
+            break
+        rows = np.union1d(rows, more)
+        surrogate.condition(rows, question[rows], answers(question[rows]))
+    assert set(doubted) <= set(rows)
+    assert not len(surrogate.lead_on(question, fresh, -np.inf))
+
+
 def test_leaders_survive_a_promotion_and_a_checkpoint(surrogate: OpaqueSurrogate, history: bool) -> None:
     question = questions(history, seed=5)
     rows = surrogate.lead(question, np.ones(N, dtype=np.bool_), 0.05)

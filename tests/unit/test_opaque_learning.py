@@ -130,6 +130,28 @@ def test_leaders_stay_through_the_iterations_of_a_window_and_give_one_map(tmp_pa
     np.testing.assert_array_equal(again, once)
 
 
+def test_leaders_that_prove_too_few_are_joined_by_others_instead_of_solving_every_point_in_doubt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where answers vary more in a window than was foreseen when its leaders were chosen."""
+    run = Run(tmp_path, schema.Gate(tolerance=TOLERANCE, audit=0.0))
+    for w in range(6):
+        run.window(w)
+    surrogate = run.loop.surrogate
+    assert surrogate is not None
+    few = run.loop.leaders[::5]
+    monkeypatch.setattr(surrogate, "lead", lambda *given: few)
+    answer = run.loop.evaluate(Batch(6, 0, 6 * DT, DT, GIVEN[6]))
+    assert set(few) < set(run.loop.leaders) and len(run.loop.leaders) < N // 4
+    assert set(np.unique(answer.reason)) == {Reason.ACCEPTED, Reason.LEADER}
+    assert (np.flatnonzero(answer.reason == Reason.LEADER) == run.loop.leaders).all()
+    assert np.quantile(run.loop.parts.problem.relative_error(answer.outputs, TRUTH[6]), 0.95) < TOLERANCE
+    leaders = run.loop.leaders.copy()
+    again = run.loop.evaluate(Batch(6, 1, 6 * DT, DT, GIVEN[6]))
+    np.testing.assert_array_equal(run.loop.leaders, leaders)
+    np.testing.assert_allclose(again.outputs, answer.outputs, rtol=1e-8)
+
+
 def test_a_resumed_run_answers_what_the_whole_one_answers(tmp_path: Path) -> None:
     gate = schema.Gate(tolerance=TOLERANCE)
     whole = Run(tmp_path / "whole", gate, checkpoint=True)
@@ -245,15 +267,18 @@ def test_what_was_gathered_since_the_start_is_known_after_many_windows(tmp_path:
     assert np.quantile(error, 0.95) < 4e-3  # without the mean: 2e-2
 
 
-def fits(shares: list[float]) -> list[int]:
-    """Windows with a fit, if these shares of the points are solved in the windows."""
+def fits(shares: list[float], least: tuple[int, ...] = (), better: tuple[int, ...] = ()) -> list[int]:
+    """Windows with a fit, if these shares of the points are solved in the windows.
+
+    least: windows in which no more points lead than must; better: windows whose candidate is promoted
+    """
     pace, found = Pace(), []
     for window, solved in enumerate(shares):
-        pace.window(solved)
+        pace.window(solved, window in least)
         if pace.wait == 0:
             found.append(window)
             if window:  # there was no surrogate in the first
-                pace.fitted(solved)
+                pace.fitted(solved, window in least, window in better)
     return found
 
 
@@ -261,6 +286,16 @@ def test_fits_become_rare_while_nearly_all_points_are_solved_all_the_same() -> N
     assert fits([1.0] * 100) == [0, 1, 3, 7, 15, 31, 63]
     assert fits([1.0] + [0.1] * 9) == list(range(10))
     assert fits([1.0] * 20 + [0.4] * 3 + [0.9] * 5) == [0, 1, 3, 7, 15, 20, 21, 22, 23, 25]
+
+
+def test_fits_become_rarer_where_the_fewest_leaders_do_and_candidates_are_no_better() -> None:
+    few = tuple(range(1, 30))
+    assert fits([1.0] + [0.1] * 29, few) == [0, 1, 3, 7, 12, 17, 22, 27]
+    assert fits([1.0] + [0.1] * 9, few, better=tuple(range(10))) == list(range(10))
+    assert fits([1.0] + [0.1] * 29, few, better=(1, 2, 3, 8, 13, 14)) == [0, 1, 2, 3, 4, 6, 10, 15, 20, 25]
+    more = tuple(window for window in few if window not in (9, 10))  # a pause ends as soon as more must lead
+    assert fits([1.0] + [0.1] * 14, more) == [0, 1, 3, 7, 9, 10, 11, 13]
+    assert fits([1.0] + [0.1] * 8 + [0.9] * 6, few[:8]) == [0, 1, 3, 7, 9, 11]
 
 
 def test_a_run_that_must_solve_nearly_all_learns_rarely_and_says_so(tmp_path: Path) -> None:
