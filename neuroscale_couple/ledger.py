@@ -36,6 +36,7 @@ COLUMNS = (
     *(f"asked_{name}" for name in SOURCES),
     *(f"rank_seconds_{name}" for name in SOURCES),
     *(f"seconds_{stage}" for stage in STAGES),
+    "seconds_kernels",  # inside gate and correction
     "model_version",
 )
 
@@ -327,7 +328,8 @@ def _sums(ranks: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
     asked, spent = sum(rank[6] for rank in ranks), sum(rank[7] for rank in ranks)
     row |= {f"asked_{name}": asked[i] for i, name in enumerate(SOURCES)}
     row |= {f"rank_seconds_{name}": round(float(spent[i]), 6) for i, name in enumerate(SOURCES)}
-    row |= {f"seconds_{stage}": round(max(rank[5].get(stage, 0.0) for rank in ranks), 6) for stage in STAGES}
+    timed = (*STAGES, "kernels")
+    row |= {f"seconds_{stage}": round(max(rank[5].get(stage, 0.0) for rank in ranks), 6) for stage in timed}
     return row
 
 
