@@ -32,6 +32,8 @@ SOURCES = tuple(source.name.lower() for source in Source)
 REFUSALS = tuple(reason.name.lower() for reason in Reason if reason is not Reason.ACCEPTED)
 REFUSED = tuple(f"refused_{name}" for name in REFUSALS)
 STAGES = ("fine", "surrogate", "transport", "correction", "learning", "gate", "total")
+SECONDS = tuple(f"seconds_{stage}" for stage in (*STAGES, "kernels"))
+"""Columns; the kernels' seconds lie inside those of gate and correction."""
 COLUMNS = (
     *("window", "time", "iterations", "points"),
     *(f"answered_{name}" for name in SOURCES),
@@ -40,12 +42,11 @@ COLUMNS = (
     *("fine_solves", "fine_iterations"),
     *(f"asked_{name}" for name in SOURCES),
     *(f"rank_seconds_{name}" for name in SOURCES),
-    *(f"seconds_{stage}" for stage in STAGES),
+    *SECONDS,
     "model_version",
 )
 
 COUNTED = {side: tuple(f"{side}_{name}" for name in SOURCES) for side in ("answered", "asked", "rank_seconds")}
-SECONDS = tuple(f"seconds_{stage}" for stage in STAGES)
 
 BRIEF = 0.1
 """Seconds: shorter windows may be written down while the run waits for the macro solver to end the next one."""
@@ -317,7 +318,7 @@ def _sums(ranks: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
     row["fine_iterations"] = sum(rank[4] for rank in ranks)
     row |= zip(COUNTED["asked"], asked, strict=True)
     row |= zip(COUNTED["rank_seconds"], (round(seconds, 6) for seconds in spent), strict=True)
-    worst = (max(rank[5].get(stage, 0.0) for rank in ranks) for stage in STAGES)
+    worst = (max(rank[5].get(name.removeprefix("seconds_"), 0.0) for rank in ranks) for name in SECONDS)
     row |= zip(SECONDS, (round(seconds, 6) for seconds in worst), strict=True)
     return row
 

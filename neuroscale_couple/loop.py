@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroscale_couple import parallel
+from neuroscale_couple import kernels, parallel
 from neuroscale_couple.errors import FineSolverError, NeuroscaleError
 from neuroscale_couple.learning.base import Learner
 from neuroscale_couple.ledger import Counts
@@ -341,8 +341,8 @@ class Loop:
         counts, self.counts = self.counts, Counts()
         self.parts.ledger.add(
             window=self.window, time=batch.time, iterations=batch.iteration + 1, points=len(self.points),
-            counts=counts, audit=audit, reply=reply, seconds=self.timers.take(), model_version=version,
-            inputs=None if batch.blank else batch.inputs,
+            counts=counts, audit=audit, reply=reply, seconds=self.timers.take() | {"kernels": kernels.seconds_spent()},
+            model_version=version, inputs=None if batch.blank else batch.inputs,
         )  # fmt: skip
 
     def _save(self, macro_state: State) -> None:

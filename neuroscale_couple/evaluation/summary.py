@@ -16,6 +16,7 @@ import numpy as np
 from rich.table import Table
 
 from neuroscale_couple.errors import ConfigError
+from neuroscale_couple.kernels import has_compiled
 from neuroscale_couple.ledger import SOURCES, STAGES, read_table
 
 PACKAGES = ("neuroscale-couple", "numpy", "scipy", "torch", "scikit-fem", "mapie", "mpi4py")
@@ -125,6 +126,11 @@ def summarise(
         "audit": _audit(error, settings["tolerance"]),
         "macro_error": macro_error(folder, reference) if reference is not None else None,
         "wall_s": {"total": wall} | {s: total.get(f"seconds_{s}", 0.0) for s in STAGES if s != "total"},
+        "kernels": {
+            "seconds": total.get("seconds_kernels", 0.0),
+            "share": total.get("seconds_kernels", 0.0) / wall if wall > 0 else None,
+            "compiled": has_compiled(),
+        },
         "fine_only_wall_s": fine_only.wall_s if fine_only is not None else None,
         "speedup": fine_only.wall_s / wall if fine_only is not None and wall > 0 else None,
         "imports_s": max((r.startup_s for r in (record, fine_only) if r is not None), default=0.0),
@@ -261,6 +267,10 @@ def rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         found += [(f"Newton iterations per window, {k.replace('_', '-')}", _listed(v)) for k, v in _newtons(summary)]
     stages = ", ".join(f"{name} {wall[name]:.2f}" for name in wall if name != "total")
     found += [("wall time", f"{wall['total']:.2f} s"), ("of it, s", stages)]
+    kernels = summary["kernels"]
+    if kernels["share"] is not None:
+        how = "compiled" if kernels["compiled"] else "NumPy"
+        found.append((f"of it in {how} kernels", f"{kernels['seconds']:.4f} s, {100 * kernels['share']:.3g} %"))
     if summary["speedup"] is not None:
         again = " (of an earlier run)" if summary["fine_only_reused"] else ""
         found += [

@@ -6,6 +6,7 @@ from neuroscale_couple.kernels.coarsen_cells import CellMap, coarsen_cells, refi
 from neuroscale_couple.kernels.coarsen_pyramid import Moments, coarsen_moments, coarsen_pyramid
 from neuroscale_couple.kernels.conserve import Balance, Conserved, Plan, combine_sums, conserve
 from neuroscale_couple.kernels.gate_select import gate_select
+from neuroscale_couple.kernels.meter import seconds_spent
 
 __all__ = [
     "Balance",
@@ -23,4 +24,5 @@ __all__ = [
     "has_compiled",
     "has_cuda",
     "refine_cells",
+    "seconds_spent",
 ]

@@ -8,6 +8,7 @@ import numpy as np
 
 from neuroscale_couple.kernels import arrays
 from neuroscale_couple.kernels.definite import positive_definite
+from neuroscale_couple.kernels.meter import metered
 from neuroscale_couple.values import F64
 
 SIDES = (2, 3, 6)
@@ -16,6 +17,7 @@ SLACK = 1e-9
 LOWEST = 1e-6
 
 
+@metered
 def admissible(
     tensors: Any, lower: Any = None, upper: Any = None, *, first: int = 0, wanted: Any = None, slack: float = SLACK,
     lowest: float = LOWEST, backend: arrays.Backend = "auto", out: Any = None,

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import warnings
 from typing import Any
 
 
 @functools.cache
 def compiled() -> Any | None:
-    """The compiled extension, or None with one warning per process where it was not built."""
+    """The compiled extension, or None with one warning per process where it was not built.
+
+    None without a warning where the environment says NEUROSCALE_KERNELS=numpy, to see what the kernels gain.
+    """
+    if os.environ.get("NEUROSCALE_KERNELS") == "numpy":
+        return None
     try:
         return importlib.import_module("neuroscale_couple.kernels._compiled")
     except ImportError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,9 @@ import numpy.typing as npt
 from neuroscale_couple.kernels import arrays
 from neuroscale_couple.values import F64, I64
 
+FAR = 64
+"""Fine cells that lie further apart than this are hardly ever in the same page or line of a cache."""
+
 
 @dataclass(frozen=True)
 class CellMap:
@@ -19,6 +23,7 @@ class CellMap:
     offsets: int64 [coarse + 1], cells: int64 [entries]; the fine cells of coarse cell c are
         cells[offsets[c]:offsets[c + 1]], each fine cell in at most one of them
     volumes: float64 [fine] m^d, positive
+    complete: every fine cell is in a coarse cell; scattered: neighbours in the map lie far apart, by `FAR`
     Raises: ValueError naming the first entry that is wrong.
     """
 
@@ -27,6 +32,7 @@ class CellMap:
     volumes: F64
     coarse_volumes: F64 = field(init=False)
     complete: bool = field(init=False)
+    scattered: bool = field(init=False)
     _kept: dict[Any, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -55,6 +61,8 @@ class CellMap:
             value.flags.writeable = False
             object.__setattr__(self, name, value)
         object.__setattr__(self, "complete", bool(seen.all()))
+        far = np.count_nonzero(np.abs(np.diff(cells)) > FAR)
+        object.__setattr__(self, "scattered", bool(2 * far > len(cells)))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -71,6 +79,15 @@ class CellMap:
             self._kept[key] = tuple(arrays.place(p.copy() if arrays.is_tensor(like) else p, like) for p in parts)
         kept: tuple[Any, Any, Any, Any] = self._kept[key]
         return kept
+
+    def owner(self, like: Any) -> Any:
+        """int64 [fine], the coarse cell of each fine cell of a complete map, of the kind and place of `like`; kept."""
+        key = ("owner", str(like.device) if arrays.is_tensor(like) else "numpy")
+        if key not in self._kept:
+            owner = np.empty(self.shape[1], dtype=np.int64)
+            owner[self.cells] = np.repeat(np.arange(self.shape[0]), np.diff(self.offsets))
+            self._kept[key] = arrays.place(owner, like)
+        return self._kept[key]
 
 
 def _ends(row: npt.NDArray[Any]) -> str:
@@ -120,8 +137,17 @@ def refine_cells(
 
         _refuse_out(out)
         return operator(coarse, offsets, index, None if mean else weights, None if mean else scale, n)
+    if mean and backend == "auto" and arrays.is_tensor(coarse) and coarse.is_cpu and cells.scattered and cells.complete:
+        return _select(coarse, cells.owner(coarse), out)
     w, s = (None, None) if mean else (weights, scale)
     return refine_by(coarse, offsets, index, w, s, n, backend, complete=cells.complete, out=out)
+
+
+def _select(coarse: Any, owner: Any, out: Any) -> Any:
+    """The same values by torch's index_select, which writes in order: faster than the kernel for a scattered map."""
+    fine = arrays.output(out, "out", (len(owner), coarse.shape[1]), arrays.dtype_of(coarse), coarse)
+    arrays.refuse_overlap({"out": fine}, {"coarse": coarse})
+    return sys.modules["torch"].index_select(coarse, 0, owner, out=fine)
 
 
 def _refuse_out(out: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from neuroscale_couple.kernels import arrays
+from neuroscale_couple.kernels.meter import metered
 from neuroscale_couple.values import F64, I64
 
 HIGH, LOW, SIZE, STIFFNESS, LARGEST = range(5)
@@ -152,6 +153,7 @@ def combine_sums(parts: list[F64]) -> F64:
     return out
 
 
+@metered
 def conserve(
     balance: Balance, totals: F64, whole: F64 | None = None, combine: Callable[[F64], F64] | None = None,
     backend: arrays.Backend = "auto",

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from neuroscale_couple.kernels import arrays
+from neuroscale_couple.kernels.meter import metered
 
 PARTS = 64
 """Pieces that the compaction is done in; the result does not depend on it."""
 
 
+@metered
 def gate_select(
     score: Any, threshold: float, curve: tuple[Any, Any], codes: tuple[int, int], reason: Any, error: Any,
     backend: arrays.Backend = "auto", out: Any = None,

@@ -99,6 +99,23 @@ def test_injection_conserves(backend: Any, case: Any) -> None:
     np.testing.assert_allclose(again[filled], coarse[filled], rtol=1e-14)
 
 
+@pytest.mark.parametrize("components", [1, 3])
+def test_a_scattered_map_is_refined_to_the_same_bits(components: int) -> None:
+    rng = np.random.default_rng(3)
+    n = 4000
+    scattered = CellMap(np.arange(0, n + 1, 8), rng.permutation(n), rng.uniform(0.5, 2.0, n))
+    assert scattered.scattered
+    assert not CellMap(np.arange(0, n + 1, 8), np.arange(n), np.ones(n)).scattered
+    coarse = torch.from_numpy(rng.standard_normal((n // 8, components)))
+    out = torch.full((n, components), np.nan, dtype=torch.float64)
+    assert kernels.refine_cells(coarse, scattered, out=out) is out
+    expected = kernels.refine_cells(coarse.numpy(), scattered, backend="reference")
+    np.testing.assert_array_equal(out.numpy(), expected)
+    np.testing.assert_array_equal(kernels.refine_cells(coarse, scattered).numpy(), expected)
+    with pytest.raises(ValueError, match=r"out: got float64 \(3999, .*expected float64 \(4000"):
+        kernels.refine_cells(coarse, scattered, out=out[1:])
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_by_hand(backend: Any) -> None:
     cells = CellMap(np.array([0, 2, 2, 3]), np.array([3, 0, 1]), np.array([1.0, 2.0, 9.0, 3.0]))

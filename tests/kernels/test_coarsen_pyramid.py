@@ -119,6 +119,31 @@ def test_volume_by_hand(run: Run) -> None:
     assert coarse[0, 0].tolist() == [[[6.5, 8.5]]]
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("width", [2, 4, 6, 8, 10, 14, 16, 18, 32, 50, 64, 258, 1030, 2050, 5002])
+@pytest.mark.parametrize("depth", [None, 4])
+def test_factor_two_in_vectors_of_any_fit(depth: int | None, width: int, dtype: Any) -> None:
+    """Rows that share a vector, fill some, leave a rest, and go beyond a block that is fetched ahead."""
+    for height in (2, 6, 14):
+        shape = (3, 1, height, width) if depth is None else (2, 1, depth, height, width)
+        field = np.random.default_rng(width).standard_normal(shape).astype(dtype)
+        got = kernels.coarsen_moments(field, 1, backend="compiled")
+        expected = kernels.coarsen_moments(field, 1, backend="reference")
+        for mine, theirs in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("factors", [[2, 2, 2, 3], [3, 2, 2], [4, 2, 3], [5, 2], [24], [2, 2, 2, 2, 2]])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_chains_of_factors_agree_with_the_reference(factors: list[int], dtype: Any) -> None:
+    whole = int(np.prod(factors))
+    for shape in ((37, 2, 2 * whole, whole), (2, 1, whole, whole, 2 * whole), (2, 1, whole, 48 * whole)):
+        field = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+        got = kernels.coarsen_pyramid(field, factors, "compiled")
+        for mine, theirs in zip(got, kernels.coarsen_pyramid(field, factors, "reference"), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
 def test_many_blocks_and_threads_agree_with_the_reference() -> None:
     field = np.random.default_rng(0).standard_normal((7, 3, 128, 96)).astype(np.float32)
     for got, expected in zip(EXACT["compiled"](field, 5), EXACT["reference"](field, 5), strict=True):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -121,3 +125,26 @@ def test_cuda_agrees_bit_for_bit() -> None:
     refused = kernels.gate_select(on_device[0], 0.5, (on_device[1], on_device[2]), CODES, on_device[3], on_device[4])
     np.testing.assert_array_equal(refused.cpu().numpy(), kernels.gate_select(score, 0.5, curve, CODES, reason, error))
     np.testing.assert_array_equal(on_device[4].cpu().numpy(), error)
+
+
+def test_the_seconds_of_a_call_are_counted_once() -> None:
+    kernels.seconds_spent()
+    reason, error = np.zeros(100_000, np.uint8), np.zeros(100_000)
+    curve = np.zeros(0), np.zeros(0)
+    start = time.perf_counter()
+    for backend in ("auto", "numpy"):
+        kernels.gate_select(np.zeros(100_000), 0.5, curve, CODES, reason, error, backend)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        kernels.gate_select(None, 0.5, curve, CODES, reason, error)
+    passed = time.perf_counter() - start
+    assert 0.0 < kernels.seconds_spent() <= passed
+    assert kernels.seconds_spent() == 0.0
+
+
+def test_the_environment_asks_for_numpy_without_a_warning() -> None:
+    program = "from neuroscale_couple import kernels; print(kernels.has_compiled())"
+    environment = {**os.environ, "NEUROSCALE_KERNELS": "numpy"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr

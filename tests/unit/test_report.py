@@ -55,8 +55,8 @@ def write_run(folder: Path, label: str, wall: float, factor: float) -> None:
         ledger.add_audits(window, ids, where, zero + 0.01, error, np.full((2, 3), 1.01), np.ones((2, 3)))
         ledger.add(
             window=window, time=0.5 * (window + 1), iterations=3, points=N, counts=Counts(), reply=reply,
-            audit=Audit(ids, where, zero, zero, error), seconds={"fine": 0.25 * wall, "total": 0.5 * wall},
-            model_version=0,
+            audit=Audit(ids, where, zero, zero, error), model_version=0,
+            seconds={"fine": 0.25 * wall, "total": 0.5 * wall, "kernels": 0.02 * wall},
         )  # fmt: skip
     series = Series(folder / "macro", "plate")
     corners = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], dtype=float)
@@ -102,6 +102,7 @@ def test_summary_holds_what_was_measured(results: Path) -> None:
     wanted = {"total", "fine", "surrogate", "transport", "correction", "learning"}
     assert wanted <= set(summary["wall_s"])
     assert (summary["wall_s"]["total"], summary["wall_s"]["fine"]) == (2.0, 1.0)
+    assert (summary["kernels"]["seconds"], summary["kernels"]["share"]) == pytest.approx((0.08, 0.04))
     assert (summary["fine_only_wall_s"], summary["speedup"]) == (30.0, 15.0)
     assert summary["newton_iterations"] == {"run": [3, 2], "fine_only": [3, 2]}
 

@@ -3,6 +3,7 @@
 // and every cell is computed alone, so the result does not depend on the number of threads.
 #include "neuroscale/kernels/coarsen_pyramid.h"
 
+#include "halve.h"
 #include "parallel.h"
 
 #include <initializer_list>
@@ -20,9 +21,10 @@ struct Rows {
 constexpr std::int64_t tile = 2048;           // columns that are summed at a time
 constexpr std::int64_t group_bytes = 1 << 16; // of a level that are reduced before the next level goes on
 constexpr std::int64_t wide = 256;            // a row wider than this goes through the tile alone
+constexpr std::int64_t block_bytes = 4096;    // of each plane that are asked for at a time (volumes: twice that)
+constexpr std::int64_t ahead = 2048;          // and how far ahead, both found by trial
 
-// Sum over rows[...][x + i] of value(row, i), i < n: n column sums. One row after the other: two at once are slower,
-// because the hardware then fetches ahead less well.
+// Sum over rows[...][x + i] of value(row, i), i < n: n column sums.
 template <typename T, typename Value>
 NEUROSCALE_INLINE void add_rows(const Rows& rows, std::int64_t n, T* __restrict columns, Value value) {
     for (std::int64_t i = 0; i < n; ++i) {
@@ -53,23 +55,6 @@ NEUROSCALE_INLINE void add_columns(const T* __restrict columns, std::int64_t k_a
     }
 }
 
-// A pair of rows (in a volume: of two planes) of W columns; W = 0: `width` of them.
-template <int W, typename T>
-NEUROSCALE_INLINE void add_pair(const T* __restrict a, const Rows& rows, std::int64_t width, T* __restrict columns) {
-    const std::int64_t w = W > 0 ? W : width;
-    const T* __restrict b = a + rows.to_row;
-    if (rows.planes == 1) {
-        for (std::int64_t x = 0; x < w; ++x) {
-            columns[x] = a[x] + b[x];
-        }
-        return;
-    }
-    const T* __restrict c = a + rows.to_plane;
-    const T* __restrict d = c + rows.to_row;
-    for (std::int64_t x = 0; x < w; ++x) {
-        columns[x] = ((a[x] + b[x]) + c[x]) + d[x];
-    }
-}
 // One coarse row of n variances about the means of that row.
 template <int K, typename T>
 NEUROSCALE_INLINE void variance_row(const T* __restrict first, const T* __restrict variance, const T* __restrict mean,
@@ -130,50 +115,78 @@ struct Level {
 };
 
 // Coarse rows first ... last - 1 of sums divided by `cells`: many narrow rows at a time, so that the sums across the
-// columns are one long loop. W > 0: the level's width, for k = 2.
-template <int K, int W, typename T>
+// columns are one long loop.
+template <int K, typename T>
 NEUROSCALE_INLINE void reduce_narrow(const T* __restrict source, const Level& level, std::int64_t first,
                                      std::int64_t last, T cells, T* __restrict out) {
     T columns[tile];
     const Rows rows = level.rows();
-    const std::int64_t width = W > 0 ? W : level.width;
+    const std::int64_t width = level.width;
     const std::int64_t n = level.coarse_width();
     const std::int64_t step = tile / width;
+    const T* __restrict from = source + level.source(first);
     for (std::int64_t row = first; row < last; row += step) {
         const std::int64_t count = last - row < step ? last - row : step;
-        for (std::int64_t r = 0; r < count; ++r) {
-            const T* from = source + level.source(row + r);
-            if (K == 2) {
-                add_pair<W>(from, rows, width, columns + r * width);
-            } else {
-                add_rows(rows, width, columns + r * width,
-                         [=](std::int64_t at, std::int64_t i) { return from[at + i]; });
-            }
+        for (std::int64_t r = 0; r < count; ++r, from += level.k * width) {
+            add_rows(rows, width, columns + r * width, [=](std::int64_t at, std::int64_t i) { return from[at + i]; });
         }
         add_columns<K>(columns, level.k, count * n, cells, out + row * n);
     }
 }
 
-// Asks for the same columns of the block that comes next, while this one is added up. With many rows to a block the
-// hardware has more streams to follow than it follows; with 2, 3 and 4 it fetches ahead better by itself.
-template <typename T>
-NEUROSCALE_INLINE void fetch_ahead(const T* from, const Rows& rows, std::int64_t n) {
-    constexpr std::int64_t line = 64;
-    constexpr std::int64_t ahead = 1024; // bytes
-    for (std::int64_t z = 0; z < rows.planes; ++z) {
-        for (std::int64_t y = 0; y < rows.k; ++y) {
-            const auto at = reinterpret_cast<std::uintptr_t>(from + z * rows.to_plane + y * rows.to_row) + ahead;
-            for (std::int64_t i = 0; i < n * std::int64_t(sizeof(T)); i += line) {
-                __builtin_prefetch(reinterpret_cast<const void*>(at + static_cast<std::uintptr_t>(i)));
-            }
+// Coarse rows first ... last - 1 for k = 2 in vectors; the first that is left. `width` > 0: that of the level, no more
+// than a vector; the rows are then those of one slice if it is a volume's.
+template <bool volume, int width, typename T>
+NEUROSCALE_INLINE std::int64_t halve_all(const T* source, const Level& level, std::int64_t first, std::int64_t last,
+                                         T share, T* out) {
+    const std::int64_t n = level.coarse_width();
+    const std::int64_t to_plane = level.height * level.width;
+    const T* from = source + level.source(first);
+    if constexpr (width == 0) {
+        for (std::int64_t row = first; row < last; ++row, from += 2 * level.width) {
+            halve_row<volume>(from, level.width, to_plane, n, share, out + row * n);
         }
+        return last;
+    } else {
+        constexpr std::int64_t step = 2 * Vector<T>::lanes / width; // coarse rows of a vector
+        const std::int64_t whole = (last - first) / step * step;
+        halve_narrow<volume, width>(from, to_plane, whole * n, share, out + first * n);
+        return first + whole;
     }
 }
 
-// The same for rows that are wider than a tile.
+template <bool volume, typename T>
+NEUROSCALE_INLINE std::int64_t halve(const T* source, const Level& level, std::int64_t first, std::int64_t last,
+                                     T share, T* out) {
+    constexpr int lanes = Vector<T>::lanes;
+    if (level.width >= 2 * lanes) {
+        return halve_all<volume, 0>(source, level, first, last, share, out);
+    }
+    switch (level.width) {
+    case 2:
+        return halve_all<volume, 2>(source, level, first, last, share, out);
+    case 4:
+        return halve_all < volume, lanes<4 ? lanes : 4>(source, level, first, last, share, out);
+    case 8:
+        return halve_all < volume, lanes<8 ? lanes : 8>(source, level, first, last, share, out);
+    default:
+        return first;
+    }
+}
+
+// Asks for what comes `ahead` bytes after each plane's rows at `from`. Adding up k rows at once alone makes k streams,
+// which the hardware fetches at half the speed of one.
+template <typename T>
+NEUROSCALE_INLINE void fetch_ahead(const T* from, std::int64_t planes, std::int64_t to_plane, std::int64_t bytes) {
+    for (std::int64_t z = 0; z < planes; ++z) {
+        fetch(from + z * to_plane, ahead, bytes);
+    }
+}
+
+// Coarse rows first ... last - 1, wider than a tile, piece by piece.
 template <int K, typename T>
 NEUROSCALE_INLINE void reduce_wide(const T* __restrict source, const Level& level, std::int64_t first,
-                                   std::int64_t last, T cells, T* __restrict out) {
+                                   std::int64_t last, T cells, T* __restrict out, bool far) {
     T columns[tile];
     const Rows rows = level.rows();
     const std::int64_t n = level.coarse_width();
@@ -182,34 +195,51 @@ NEUROSCALE_INLINE void reduce_wide(const T* __restrict source, const Level& leve
         for (std::int64_t start = 0; start < n; start += step) {
             const std::int64_t count = n - start < step ? n - start : step;
             const T* from = source + level.source(row) + start * level.k;
-            if (K == 0) {
-                fetch_ahead(from, rows, count * level.k);
+            for (std::int64_t y = 0; y < level.k && far; ++y) {
+                fetch_ahead(from + y * level.width, rows.planes, rows.to_plane,
+                            count * level.k * std::int64_t(sizeof(T)));
             }
-            add_rows(rows, count * level.k, columns, [=](std::int64_t at, std::int64_t i) { return from[at + i]; });
-            add_columns<K>(columns, level.k, count, cells, out + row * n + start);
+            if constexpr (K == 2) {
+                T* to = out + row * n + start;
+                level.volume ? halve_row<true>(from, level.width, rows.to_plane, count, T(1) / cells, to)
+                             : halve_row<false>(from, level.width, rows.to_plane, count, T(1) / cells, to);
+            } else {
+                add_rows(rows, count * level.k, columns, [=](std::int64_t at, std::int64_t i) { return from[at + i]; });
+                add_columns<K>(columns, level.k, count, cells, out + row * n + start);
+            }
         }
     }
 }
 
+// Coarse rows first ... last - 1 of sums divided by `cells`. far: the source may have to come from memory.
 template <int K, typename T>
 NEUROSCALE_INLINE void reduce_rows(const T* source, const Level& level, std::int64_t first, std::int64_t last, T cells,
-                                   T* out) {
-    if (level.width > wide) {
-        return reduce_wide<K>(source, level, first, last, cells, out);
-    }
-    if constexpr (K == 2) {
-        switch (level.width) {
-        case 8:
-            return reduce_narrow<2, 8>(source, level, first, last, cells, out);
-        case 16:
-            return reduce_narrow<2, 16>(source, level, first, last, cells, out);
-        case 32:
-            return reduce_narrow<2, 32>(source, level, first, last, cells, out);
-        default:
-            break;
+                                   T* out, bool far) {
+    const Rows rows = level.rows();
+    const std::int64_t bytes = level.k * level.width * std::int64_t(sizeof(T)); // of a coarse row in each plane
+    const std::int64_t block = level.volume ? 2 * block_bytes : block_bytes;
+    const bool blocks = bytes * rows.planes <= 4 * block_bytes;
+    const std::int64_t step = !far ? last - first : bytes < block ? block / bytes : 1;
+    for (std::int64_t row = first, end = first; row < last; row = end) {
+        end = last - row < step ? last : row + step;
+        if (level.volume) { // no further than the slice goes
+            const std::int64_t slice_end = (row / level.coarse_rows() + 1) * level.coarse_rows();
+            end = end < slice_end ? end : slice_end;
+        }
+        if (far && blocks) {
+            fetch_ahead(source + level.source(row), rows.planes, rows.to_plane, (end - row) * bytes);
+        }
+        std::int64_t left = row;
+        if (K == 2 && blocks) {
+            left = level.volume ? halve<true>(source, level, row, end, T(1) / cells, out)
+                                : halve<false>(source, level, row, end, T(1) / cells, out);
+        }
+        if (level.width > wide) {
+            reduce_wide<K>(source, level, left, end, cells, out, far && !blocks);
+        } else {
+            reduce_narrow<K>(source, level, left, end, cells, out);
         }
     }
-    reduce_narrow<K, 0>(source, level, first, last, cells, out);
 }
 
 // One coarse row with unequal volumes: sum, mean and, where it is wanted, variance.
@@ -262,7 +292,7 @@ NEUROSCALE_INLINE void reduce_slices(const Work<T>& work, std::int64_t s, const 
     for (T* const* plain : {outputs.mean, outputs.total}) {
         if (plain != nullptr) {
             const T count = plain == outputs.mean ? cells : T(1);
-            reduce_rows<K>(s == 0 ? work.fine : plain[s - 1], level, from, to, count, plain[s]);
+            reduce_rows<K>(s == 0 ? work.fine : plain[s - 1], level, from, to, count, plain[s], s == 0);
         }
     }
     if (outputs.variance != nullptr) {

@@ -33,37 +33,53 @@ NEUROSCALE_INLINE T curve_at(const Selection<T>& s, T score) {
 constexpr std::int64_t tile = 256;
 constexpr std::int64_t few_knots = 64;
 
+// The curve's pieces between `j` knots at or below a score and the next: slope, knot and level where they begin.
+template <typename T>
+struct Pieces {
+    T slope[few_knots + 1];
+    T knot[few_knots + 1];
+    T level[few_knots + 1];
+
+    NEUROSCALE_INLINE explicit Pieces(const Selection<T>& s) {
+        const std::int64_t count = s.curve <= few_knots ? s.curve : 0;
+        for (std::int64_t j = 0; j <= count; ++j) {
+            const bool sloped = j > 0 && j < count;
+            slope[j] = sloped ? (s.levels[j] - s.levels[j - 1]) / (s.knots[j] - s.knots[j - 1]) : T(0);
+            knot[j] = sloped ? s.knots[j - 1] : T(0);
+            level[j] = count == 0 ? T(0) : s.levels[j > 0 ? j - 1 : 0];
+        }
+    }
+};
+
 // error[first ... first + count - 1]. With few knots, counting those at or below each score, side by side for many
 // scores, is faster than halving, whose branches nobody can foresee.
 template <typename T>
-NEUROSCALE_INLINE void estimate(const Selection<T>& s, std::int64_t first, std::int64_t count) {
+NEUROSCALE_INLINE void estimate(const Selection<T>& s, const Pieces<T>& pieces, std::int64_t first,
+                                std::int64_t count) {
     constexpr T infinity = std::numeric_limits<T>::infinity();
-    const T* score = s.score + first;
-    T* error = s.error + first;
-    T below[tile];
-    for (std::int64_t i = 0; i < count && s.curve <= few_knots; ++i) {
-        below[i] = T(0);
+    const T* __restrict score = s.score + first;
+    T* __restrict error = s.error + first;
+    if (s.curve == 0 || s.curve > few_knots) {
+        for (std::int64_t i = 0; i < count; ++i) {
+            error[i] = s.curve == 0 || !(score[i] - score[i] == T(0)) ? infinity : curve_at(s, score[i]);
+        }
+        return;
     }
-    for (std::int64_t j = 0; j < s.curve && s.curve <= few_knots; ++j) {
+    T below[tile] = {};
+    for (std::int64_t j = 0; j < s.curve; ++j) {
         const T knot = s.knots[j];
         for (std::int64_t i = 0; i < count; ++i) {
             below[i] += score[i] >= knot ? T(1) : T(0);
         }
     }
+    const T lowest = s.knots[0];
+    const T all = static_cast<T>(s.curve);
     for (std::int64_t i = 0; i < count; ++i) {
-        if (s.curve == 0 || !(score[i] - score[i] == T(0))) {
-            error[i] = infinity;
-        } else if (s.curve > few_knots) {
-            error[i] = curve_at(s, score[i]);
-        } else if (score[i] <= s.knots[0]) {
-            error[i] = s.levels[0];
-        } else {
-            const auto j = static_cast<std::int64_t>(below[i]);
-            const std::int64_t at = j < s.curve ? j : s.curve - 1;
-            const std::int64_t before = at > 0 ? at - 1 : 0;
-            const T slope = (s.levels[at] - s.levels[before]) / (s.knots[at] - s.knots[before]);
-            error[i] = j < s.curve ? slope * (score[i] - s.knots[before]) + s.levels[before] : s.levels[at];
-        }
+        const auto j = static_cast<std::int64_t>(below[i]);
+        const T sloped = pieces.slope[j] * (score[i] - pieces.knot[j]) + pieces.level[j];
+        const T flat = score[i] <= lowest ? s.levels[0] : pieces.level[j];
+        const T inside = score[i] <= lowest || below[i] == all ? flat : sloped;
+        error[i] = score[i] - score[i] == T(0) ? inside : infinity;
     }
 }
 
@@ -77,8 +93,9 @@ NEUROSCALE_INLINE std::int64_t compare(const Selection<T>& s, std::int64_t first
         s.reason[i] = s.reason[i] != 0 ? s.reason[i] : mine;
         refused += s.reason[i] != 0 ? 1 : 0;
     }
+    const Pieces<T> pieces(s);
     for (std::int64_t start = first; start < last; start += tile) {
-        estimate(s, start, last - start < tile ? last - start : tile);
+        estimate(s, pieces, start, last - start < tile ? last - start : tile);
     }
     return refused;
 }
