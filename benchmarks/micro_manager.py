@@ -182,7 +182,7 @@ def echo(own: bool = False) -> None:
     participant = binding.participant(precice, *told) if own else precice.Participant(*told)
     participant.set_mesh_access_region(MESH, [-1.0, 2.0, -1.0, 2.0])
     participant.initialize()
-    ids = binding.vertex_ids(participant, participant.get_mesh_vertex_ids_and_coordinates(MESH)[0])
+    ids = binding.vertex_ids(participant.get_mesh_vertex_ids_and_coordinates(MESH)[0], binding.direct(participant))
     while participant.is_coupling_ongoing():
         dt = participant.get_max_time_step_size()
         values = participant.read_data(MESH, READ, ids, dt)

@@ -25,7 +25,7 @@ from neuroscale_couple.later import later
 from neuroscale_couple.parallel import max_over, rank, size, together
 from neuroscale_couple.transport.base import ServiceFactory
 from neuroscale_couple.transport.embedded import EmbeddedClosure
-from neuroscale_couple.transport.precice_binding import gives_way, participant, vertex_ids
+from neuroscale_couple.transport.precice_binding import direct, participant, vertex_ids
 from neuroscale_couple.transport.precice_ids import by_coordinates, from_field, in_order_of
 from neuroscale_couple.transport.precice_regions import Owned, access_region, check_regions, owned
 from neuroscale_couple.transport.precice_watch import Watch
@@ -81,7 +81,7 @@ class PreciceDriver:
         except BaseException:
             self.watch.stop()  # nothing waits for anybody yet
             raise
-        self.gives_way = gives_way(self.participant)
+        self.direct = direct(self.participant)
 
     def _join(self) -> Any:
         try:
@@ -151,7 +151,7 @@ class PreciceDriver:
             dimensions = self.file.dimensions(interface.mesh)
             seen = np.ascontiguousarray(seen, dtype=np.float64).reshape(-1, dimensions)
             part = owned(regions, self.comm, interface.mesh, seen)
-            mine = vertex_ids(self.participant, np.asarray(found)[part.rows])
+            mine = vertex_ids(np.asarray(found)[part.rows], self.direct)
             self.meshes.append(Vertices(interface, mine, slice(start, start + len(mine))))
             coordinates.append(seen[part.rows])
             ids.append(self._ids_of(self.meshes[-1], part, total))
@@ -189,7 +189,7 @@ class PreciceDriver:
             outputs = closure.evaluate(self.inputs.unpack(inputs), self.time + dt, dt, blank=blank)
         with self._section("neuroscale write"):
             self._write(outputs, closure.model_version)
-        if self.gives_way:
+        if self.direct:
             later.go()
         with self._waiting(f"waiting for {self._peer_names}", together=True):
             self.participant.advance(dt)

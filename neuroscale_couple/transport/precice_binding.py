@@ -25,13 +25,11 @@ def participant(package: Any, name: str, path: str, rank: int, size: int) -> Any
     return kind(name, path, rank, size)
 
 
-def gives_way(participant: Any) -> bool:
-    """Whether other threads of Python run while this participant waits."""
+def direct(participant: Any) -> bool:
+    """Whether this is our binding: it takes arrays as they are, and lets other threads of Python run while it waits."""
     return type(participant).__module__ == OURS
 
 
-def vertex_ids(participant: Any, ids: I64) -> Any:
-    """Ids int64 [n] as this participant takes them: int32 [n], or a list, with which the package is twice as fast."""
-    if gives_way(participant):
-        return np.ascontiguousarray(ids, dtype=np.int32)
-    return ids.tolist()
+def vertex_ids(ids: I64, direct: bool) -> Any:
+    """Ids int64 [n] as they are taken: int32 [n] if `direct`, else a list, with which the package is twice as fast."""
+    return np.ascontiguousarray(ids, dtype=np.int32) if direct else ids.tolist()

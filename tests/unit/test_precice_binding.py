@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neuroscale_couple.transport.precice_binding import OURS, participant, vertex_ids
+from neuroscale_couple.transport.precice_binding import OURS, direct, participant, vertex_ids
 
 
 class Theirs:
@@ -32,7 +32,7 @@ def test_the_package_is_used_where_our_binding_is_not_built(
     monkeypatch.setitem(sys.modules, OURS, built)
     made = participant(SimpleNamespace(Participant=Theirs), "Macro", "x.xml", 1, 2)
     assert type(made) is kind and made.told == ("Macro", "x.xml", 1, 2)
-    given = vertex_ids(made, np.array([3, 1, 2])[::-1])
+    given = vertex_ids(np.array([3, 1, 2])[::-1], direct(made))
     assert type(given) is ids and list(given) == [2, 1, 3]
     if ids is np.ndarray:
         assert given.dtype == np.int32 and given.flags.c_contiguous
