@@ -46,13 +46,29 @@ class Listener:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         former = os.umask(0o177)
         try:
-            self._socket.bind(raw)
+            self._listen(raw)
         except OSError as error:
             self._socket.close()
             raise TransportError(f"no socket can be made at {path}: {error.strerror}") from None
         finally:
             os.umask(former)
-        self._socket.listen(1024)
+
+    def _listen(self, raw: bytes) -> None:
+        """Make the socket under another name first: one that does not listen yet looks like one that was left behind.
+
+        Raises: OSError
+        """
+        first = os.path.join(os.path.dirname(raw), b".%d" % os.getpid())
+        if len(first) > LONGEST_PATH:
+            first = raw
+        self._socket.bind(first)
+        try:
+            self._socket.listen(1024)
+            if first != raw:
+                os.link(first, raw)
+        finally:
+            if first != raw:
+                os.unlink(first)
 
     def accept(self, seconds: float | None = None) -> list[tuple[SocketStream, Hello]]:
         """Wait for all ranks; in the order of the ranks.
