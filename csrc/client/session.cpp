@@ -37,7 +37,7 @@ void Session::greet() {
     text.u32(static_cast<std::uint32_t>(options_.rank));
     text.u32(static_cast<std::uint32_t>(options_.ranks));
     tell(Kind::hello, text, {});
-    Message welcome = hear(Kind::welcome);
+    Message welcome = hear(Kind::welcome, starting());
     welcome.text.u32();
     welcome.text.end();
 }
@@ -117,7 +117,7 @@ void Session::connect() {
     text.fields(inputs_);
     text.fields(outputs_);
     tell(Kind::points, text, data);
-    Message ready = hear(Kind::ready);
+    Message ready = hear(Kind::ready, starting());
     ready.text.fields();
     ready.text.fields();
     ready.text.i64();
@@ -369,8 +369,16 @@ void Session::tell(Kind kind, const Writer& text, const std::vector<Out>& data) 
     }
 }
 
+double Session::starting() const {
+    return std::max(options_.timeout, options_.start_timeout);
+}
+
 Message Session::hear(Kind kind) {
-    Message message = channel_->receive(after(options_.timeout));
+    return hear(kind, options_.timeout);
+}
+
+Message Session::hear(Kind kind, double seconds) {
+    Message message = channel_->receive(after(seconds));
     if (message.header.kind == Kind::error) {
         const bool fatal = message.text.u8() != 0;
         const std::string type = message.text.text();

@@ -60,6 +60,8 @@ private:
     void receive_answer(const Header& header, const std::vector<In>& places, const SegmentPlan* plan);
     void tell(Kind kind, const Writer& text, const std::vector<Out>& data);
     Message hear(Kind kind);
+    Message hear(Kind kind, double seconds);
+    double starting() const; // seconds to wait for a service that loads its model
     void receive_kept(const Header& header, const std::vector<ArraySpec>& specs);
 
     Options options_;

@@ -6,7 +6,6 @@ that dies ends the service within seconds, even one that is busy with a long sol
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import socket
@@ -47,23 +46,29 @@ class Listener:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         former = os.umask(0o177)
         try:
-            self._appear(path)
+            self._listen(raw)
         except OSError as error:
             self._socket.close()
             raise TransportError(f"no socket can be made at {path}: {error.strerror}") from None
         finally:
             os.umask(former)
 
-    def _appear(self, path: Path) -> None:
-        """Listen under another name first: a client takes a socket that nobody listens to for one of the dead."""
-        if os.path.lexists(path):
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-        early = path.with_name(f".{os.getpid():x}")
-        if len(os.fsencode(early)) > LONGEST_PATH:
-            early = path
-        self._socket.bind(os.fsencode(early))
-        self._socket.listen(1024)
-        early.rename(path)
+    def _listen(self, raw: bytes) -> None:
+        """Make the socket under another name first: one that does not listen yet looks like one that was left behind.
+
+        Raises: OSError
+        """
+        first = os.path.join(os.path.dirname(raw), b".%d" % os.getpid())
+        if len(first) > LONGEST_PATH:
+            first = raw
+        self._socket.bind(first)
+        try:
+            self._socket.listen(1024)
+            if first != raw:
+                os.link(first, raw)
+        finally:
+            if first != raw:
+                os.unlink(first)
 
     def accept(self, seconds: float | None = None) -> list[tuple[SocketStream, Hello]]:
         """Wait for all ranks; in the order of the ranks.

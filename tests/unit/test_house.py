@@ -89,6 +89,7 @@ FORBIDDEN_INCLUDES = {
     "tests": ("Python", "pybind11", "torch", "ATen", "cuda", "mpi"),
     "channels/embedded": ("pybind11", "torch", "ATen", "cuda", "mpi"),
     "channels/mpi": ("Python", "pybind11", "torch", "ATen", "cuda"),
+    "channels/ranks": ("Python", "pybind11", "torch", "ATen", "cuda", "mpi"),
     "channels/precice": ("Python", "pybind11", "torch", "ATen", "cuda", "mpi"),
     "examples": ("Python", "pybind11", "torch", "ATen", "cuda"),
     "bindings": ("torch", "ATen", "mpi"),

@@ -197,8 +197,11 @@ void closureFlux<Type>::lowerDiffusivity(const std::vector<tangentEntry>& block,
             lower(faces[i], of(point + static_cast<std::size_t>(i), patch.Sf()[i], patch.magSf()[i]));
         }
     });
-    const auto isCoupled = [](const fvPatch& patch) { return patch.coupled(); };
-    if (Pstream::parRun() || std::any_of(mesh_.boundary().begin(), mesh_.boundary().end(), isCoupled)) {
+    bool parts = Pstream::parRun();
+    for (const fvPatch& patch : mesh_.boundary()) {
+        parts = parts || patch.coupled();
+    }
+    if (parts) {
         lowerBetweenParts(block, first);
     }
 }

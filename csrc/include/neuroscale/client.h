@@ -74,7 +74,7 @@ typedef struct nsc_options {
     int resume;          /* go on from the service's last checkpoint */
     int no_start;        /* socket: only connect to a service that runs already, start none */
     double start_timeout; /* seconds for the service to start; 0: 120 */
-    double timeout;       /* seconds for one answer; 0: 3600 */
+    double timeout;       /* seconds for one answer; 0: 3600. The longer of both for nsc_open and nsc_connect */
     int mpi_comm;         /* mpi, embedded: MPI_Comm_c2f of the communicator of the solver's ranks, if has_mpi_comm */
     int has_mpi_comm;     /* 0: MPI_COMM_WORLD */
 } nsc_options;
