@@ -377,8 +377,7 @@ def measure(root: Path, quick: bool, part: str | None) -> dict[str, Any]:
     """One part, or both, printed as they are measured."""
     record: dict[str, Any] = {}
     if part != "grains":
-        record["overhead"] = overhead(root, quick)
-        print_overhead(record["overhead"])
+        print_overhead(record.setdefault("overhead", overhead(root, quick)))
     if part != "overhead":
         record["grains"] = grains(root, quick)
         for variant, times in record["grains"]["fewer_solves"].items():

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuroscale_couple.errors import ArtifactError, CheckpointError, ConfigError
+from neuroscale_couple.malloc import keep_freed_memory
 from neuroscale_couple.values import Points
 
 if TYPE_CHECKING:
@@ -392,20 +393,3 @@ def _replace_surrogate(parts: Parts, surrogate: Surrogate | None) -> Parts:
     from dataclasses import replace
 
     return replace(parts, surrogate=surrogate)
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks: page faults on temporaries cost 2-4x under load. No effect elsewhere."""
-    import ctypes
-    import sys
-
-    if not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(None)
-    mallopt = getattr(libc, "mallopt", None)
-    if mallopt is None:
-        return
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3
-    mallopt(mmap_threshold, 1 << 25)  # the largest value that glibc takes
-    mallopt(trim_threshold, (1 << 31) - 1)
-    mallopt(top_pad, 64 << 20)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroscale_couple.assemble import keep_freed_memory
+from neuroscale_couple.malloc import keep_freed_memory
 from neuroscale_couple.transport.base import ServiceFactory
 from neuroscale_couple.values import Batch, FieldSpec, Layout, Points, Reply
 

@@ -65,7 +65,7 @@ class Surrogate(ABC):
         """
 
     def lead_on(self, question: F64, fresh: Bool, limit: float) -> I64:
-        """Rows (int64) that shall lead beside those whose answers were taken, as `lead` has it; none by default."""
+        """Rows (int64 [k]) that shall lead beside those whose answers were taken, as `lead` has it; none by default."""
         return np.zeros(0, dtype=np.int64)
 
     def inherit(self, before: Surrogate | None) -> None:  # noqa: B027
