@@ -287,7 +287,7 @@ def roofline(rows: list[dict[str, Any]], path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for kernel in dict.fromkeys(r["kernel"] for r in rows):
-        mine = [r for r in rows if r["kernel"] == kernel and r["variant"] == "compiled"]
+        mine = [r for r in rows if r["kernel"] == kernel and r["variant"] == "compiled" and "launch" not in r["case"]]
         intensity = [r["operations"] / r["bytes"] for r in mine]
         axes.loglog(intensity, [r["operations"] / r["seconds"] / 1e9 for r in mine], "o", label=kernel)
     copy = next(r["gb_per_s"] for r in sorted(rows, key=lambda r: -r["bytes"]) if r["variant"] == "copy")
