@@ -256,7 +256,7 @@ def converged_answers(c: Any, flux: Any, s: float, dt: float) -> dict[tuple[floa
 
 @pytest.mark.slow
 def test_an_open_gate_answers_points_within_the_tolerance(tmp_path: Path) -> None:
-    own = {"gate": {"tolerance": 0.05}}
+    own = {"gate": {"tolerance": 0.002}}  # with 0.05 the first leaders do, and no point has to come back
     case = Case(tmp_path, "serial-implicit", "old", 100, 8, 0.1, 0.1, feedback=0.1, own=own).write()
     gated = case.run()
     replays = brought_up_to_date(case, gated.heard, 0.1 * np.arange(100))
@@ -267,4 +267,4 @@ def test_an_open_gate_answers_points_within_the_tolerance(tmp_path: Path) -> Non
     assert sum(ledger["answered_surrogate_coarse"]) > 100.0
     assert replays > 0, "points are to come back to their simulations"
     error = np.abs(gated.heard["k"] / closed.heard["k"] - 1.0)
-    assert np.quantile(error, 0.95) < 0.05
+    assert np.quantile(error, 0.95) < 0.002
