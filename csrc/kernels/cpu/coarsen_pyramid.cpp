@@ -4,19 +4,13 @@
 #include "neuroscale/kernels/coarsen_pyramid.h"
 
 #include "halve.h"
+#include "level.h"
 #include "parallel.h"
+#include "thirds.h"
 
 #include <initializer_list>
 
 namespace neuroscale::kernels::cpu {
-
-// The k (or k * k in a volume) rows that become one coarse row.
-struct Rows {
-    std::int64_t planes;
-    std::int64_t k;
-    std::int64_t to_plane;
-    std::int64_t to_row;
-};
 
 constexpr std::int64_t tile = 2048;           // columns that are summed at a time
 constexpr std::int64_t group_bytes = 1 << 16; // of a level that are reduced before the next level goes on
@@ -95,25 +89,6 @@ struct Work {
     PyramidOutputs<T> outputs;
 };
 
-// A level's sides. Its coarse rows are numbered through the batch; `source` is where the rows of one start.
-struct Level {
-    std::int64_t depth; // 1 in a plane
-    std::int64_t height;
-    std::int64_t width;
-    std::int64_t k;
-    bool volume;
-
-    NEUROSCALE_INLINE Rows rows() const { return {volume ? k : 1, k, height * width, width}; }
-    NEUROSCALE_INLINE std::int64_t cells() const { return (volume ? k : 1) * k * k; }
-    NEUROSCALE_INLINE std::int64_t coarse_rows() const { return volume ? height / k : 1; } // of a slice
-    NEUROSCALE_INLINE std::int64_t coarse_width() const { return width / k; }
-    NEUROSCALE_INLINE std::int64_t field_rows() const { return (volume ? depth / k : 1) * (height / k); } // coarse
-    NEUROSCALE_INLINE std::int64_t slice() const { return volume ? height * width : width; }
-    NEUROSCALE_INLINE std::int64_t source(std::int64_t row) const {
-        return volume ? (row / (height / k) * height * k + row % (height / k) * k) * width : row * k * width;
-    }
-};
-
 // Coarse rows first ... last - 1 of sums divided by `cells`: many narrow rows at a time, so that the sums across the
 // columns are one long loop.
 template <int K, typename T>
@@ -131,46 +106,6 @@ NEUROSCALE_INLINE void reduce_narrow(const T* __restrict source, const Level& le
             add_rows(rows, width, columns + r * width, [=](std::int64_t at, std::int64_t i) { return from[at + i]; });
         }
         add_columns<K>(columns, level.k, count * n, cells, out + row * n);
-    }
-}
-
-// Coarse rows first ... last - 1 for k = 2 in vectors; the first that is left. `width` > 0: that of the level, no more
-// than a vector; the rows are then those of one slice if it is a volume's.
-template <bool volume, int width, typename T>
-NEUROSCALE_INLINE std::int64_t halve_all(const T* source, const Level& level, std::int64_t first, std::int64_t last,
-                                         T share, T* out) {
-    const std::int64_t n = level.coarse_width();
-    const std::int64_t to_plane = level.height * level.width;
-    const T* from = source + level.source(first);
-    if constexpr (width == 0) {
-        for (std::int64_t row = first; row < last; ++row, from += 2 * level.width) {
-            halve_row<volume>(from, level.width, to_plane, n, share, out + row * n);
-        }
-        return last;
-    } else {
-        constexpr std::int64_t step = 2 * Vector<T>::lanes / width; // coarse rows of a vector
-        const std::int64_t whole = (last - first) / step * step;
-        halve_narrow<volume, width>(from, to_plane, whole * n, share, out + first * n);
-        return first + whole;
-    }
-}
-
-template <bool volume, typename T>
-NEUROSCALE_INLINE std::int64_t halve(const T* source, const Level& level, std::int64_t first, std::int64_t last,
-                                     T share, T* out) {
-    constexpr int lanes = Vector<T>::lanes;
-    if (level.width >= 2 * lanes) {
-        return halve_all<volume, 0>(source, level, first, last, share, out);
-    }
-    switch (level.width) {
-    case 2:
-        return halve_all<volume, 2>(source, level, first, last, share, out);
-    case 4:
-        return halve_all < volume, lanes<4 ? lanes : 4>(source, level, first, last, share, out);
-    case 8:
-        return halve_all < volume, lanes<8 ? lanes : 8>(source, level, first, last, share, out);
-    default:
-        return first;
     }
 }
 
@@ -199,13 +134,16 @@ NEUROSCALE_INLINE void reduce_wide(const T* __restrict source, const Level& leve
                 fetch_ahead(from + y * level.width, rows.planes, rows.to_plane,
                             count * level.k * std::int64_t(sizeof(T)));
             }
+            T* to = out + row * n + start;
             if constexpr (K == 2) {
-                T* to = out + row * n + start;
                 level.volume ? halve_row<true>(from, level.width, rows.to_plane, count, T(1) / cells, to)
                              : halve_row<false>(from, level.width, rows.to_plane, count, T(1) / cells, to);
+            } else if constexpr (K == 3) {
+                level.volume ? third_row<true>(from, level.width, rows.to_plane, count, cells, to)
+                             : third_row<false>(from, level.width, rows.to_plane, count, cells, to);
             } else {
                 add_rows(rows, count * level.k, columns, [=](std::int64_t at, std::int64_t i) { return from[at + i]; });
-                add_columns<K>(columns, level.k, count, cells, out + row * n + start);
+                add_columns<K>(columns, level.k, count, cells, to);
             }
         }
     }
@@ -215,8 +153,9 @@ NEUROSCALE_INLINE void reduce_wide(const T* __restrict source, const Level& leve
 template <int K, typename T>
 NEUROSCALE_INLINE void reduce_rows(const T* source, const Level& level, std::int64_t first, std::int64_t last, T cells,
                                    T* out, bool far) {
+    constexpr std::int64_t size = sizeof(T);
     const Rows rows = level.rows();
-    const std::int64_t bytes = level.k * level.width * std::int64_t(sizeof(T)); // of a coarse row in each plane
+    const std::int64_t bytes = level.k * level.width * size; // of a coarse row in each plane
     const std::int64_t block = level.volume ? 2 * block_bytes : block_bytes;
     const bool blocks = bytes * rows.planes <= 4 * block_bytes;
     const std::int64_t step = !far ? last - first : bytes < block ? block / bytes : 1;
@@ -226,13 +165,20 @@ NEUROSCALE_INLINE void reduce_rows(const T* source, const Level& level, std::int
             const std::int64_t slice_end = (row / level.coarse_rows() + 1) * level.coarse_rows();
             end = end < slice_end ? end : slice_end;
         }
-        if (far && blocks) {
+        // A slice of small planes is one block: the next is asked for in the order of the memory, between the
+        // additions.
+        const bool between = K == 2 && far && level.volume && rows.to_plane * size <= block && level.width * size >= 64;
+        const std::int64_t distance = between ? rows.to_plane + ahead / size : 0;
+        if (far && blocks && !between) {
             fetch_ahead(source + level.source(row), rows.planes, rows.to_plane, (end - row) * bytes);
         }
         std::int64_t left = row;
         if (K == 2 && blocks) {
-            left = level.volume ? halve<true>(source, level, row, end, T(1) / cells, out)
-                                : halve<false>(source, level, row, end, T(1) / cells, out);
+            left = level.volume ? halve<true>(source, level, row, end, T(1) / cells, out, distance)
+                                : halve<false>(source, level, row, end, T(1) / cells, out, distance);
+        } else if (K == 3 && blocks) {
+            left = level.volume ? third<true>(source, level, row, end, cells, out)
+                                : third<false>(source, level, row, end, cells, out);
         }
         if (level.width > wide) {
             reduce_wide<K>(source, level, left, end, cells, out, far && !blocks);

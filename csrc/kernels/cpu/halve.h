@@ -2,6 +2,7 @@
 // the registers. Rows narrower than a vector lie several to a vector; they are sorted into upper and lower rows first.
 #pragma once
 
+#include "level.h"
 #include "parallel.h"
 
 #include <utility>
@@ -105,13 +106,18 @@ NEUROSCALE_INLINE void add_down_narrow(const T* a, std::int64_t to_plane, Values
     }
 }
 
-// One coarse row of n values, each `share` times the sum of its 4 (volume: 8) cells.
+// One coarse row of n values, each `share` times the sum of its 4 (volume: 8) cells. distance: where not 0, as many
+// cells as are added up are asked for while they are, the first as far ahead of `from` (volumes only).
 template <bool volume, typename T>
 NEUROSCALE_INLINE void halve_row(const T* __restrict from, std::int64_t to_row, std::int64_t to_plane, std::int64_t n,
-                                 T share, T* __restrict out) {
+                                 T share, T* __restrict out, std::int64_t distance = 0) {
     constexpr std::int64_t lanes = Vector<T>::lanes;
+    constexpr std::int64_t size = sizeof(T);
     std::int64_t i = 0;
     for (; i + lanes <= n; i += lanes) {
+        if (volume && distance > 0) {
+            fetch(from, (distance + 8 * i) * size, 8 * lanes * size);
+        }
         Values<T> left, right, sum;
         add_down<volume>(from + 2 * i, to_row, to_plane, left);
         add_down<volume>(from + 2 * i + lanes, to_row, to_plane, right);
@@ -141,6 +147,61 @@ NEUROSCALE_INLINE void halve_narrow(const T* __restrict from, std::int64_t to_pl
         add_down_narrow<volume, width>(from + 4 * i + 2 * lanes, to_plane, right);
         add_halves<1, T>(left, right, sum);
         store<T>(sum * share, out + i);
+    }
+}
+
+// Coarse rows first ... last - 1 for k = 2 in vectors; the first that is left. `width` > 0: that of the level, so that
+// loops over a row are unrolled; rows of no more than a vector are those of one slice if it is a volume's. distance:
+// see halve_row, from the first row on.
+template <bool volume, int width, typename T>
+NEUROSCALE_INLINE std::int64_t halve_all(const T* source, const Level& level, std::int64_t first, std::int64_t last,
+                                         T share, T* out, std::int64_t distance) {
+    const std::int64_t n = level.coarse_width();
+    const std::int64_t to_plane = level.height * level.width;
+    const T* from = source + level.source(first);
+    if constexpr (width == 0) {
+        for (std::int64_t row = first; row < last; ++row, from += 2 * level.width) {
+            const std::int64_t further = distance > 0 ? distance + 2 * level.width * (row - first) : 0;
+            halve_row<volume>(from, level.width, to_plane, n, share, out + row * n, further);
+        }
+        return last;
+    } else if constexpr (width >= 2 * Vector<T>::lanes) {
+        constexpr std::int64_t across = width;
+        constexpr std::int64_t made = across / 2;
+        T* to = out + first * made;
+        for (std::int64_t row = first; row < last; ++row, from += 2 * across, to += made) {
+            const std::int64_t further = distance > 0 ? distance + 2 * across * (row - first) : 0;
+            halve_row<volume>(from, across, to_plane, made, share, to, further);
+        }
+        return last;
+    } else {
+        constexpr std::int64_t step = 2 * Vector<T>::lanes / width; // coarse rows of a vector
+        const std::int64_t whole = (last - first) / step * step;
+        halve_narrow<volume, width>(from, to_plane, whole * n, share, out + first * n);
+        return first + whole;
+    }
+}
+
+template <bool volume, typename T>
+NEUROSCALE_INLINE std::int64_t halve(const T* source, const Level& level, std::int64_t first, std::int64_t last,
+                                     T share, T* out, std::int64_t distance) {
+    constexpr int lanes = Vector<T>::lanes;
+    if (level.width > 32) {
+        return halve_all<volume, 0>(source, level, first, last, share, out, distance);
+    }
+    switch (level.width) {
+    case 32:
+        return halve_all<volume, 32>(source, level, first, last, share, out, distance);
+    case 16:
+        return halve_all<volume, 16>(source, level, first, last, share, out, distance);
+    case 2:
+        return halve_all<volume, 2>(source, level, first, last, share, out, distance);
+    case 4:
+        return halve_all<volume, 4>(source, level, first, last, share, out, distance);
+    case 8:
+        return halve_all<volume, 8>(source, level, first, last, share, out, distance);
+    default:
+        return level.width < 2 * lanes ? first : halve_all<volume, 0>(source, level, first, last, share, out, distance);
     }
 }
 
