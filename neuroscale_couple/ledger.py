@@ -253,7 +253,9 @@ class Table:
 
     def append(self, rows: Sequence[Sequence[Any]], sync: bool = True) -> None:
         """Append rows in one write. sync: they outlive a crash of the whole machine, not of this program alone"""
-        os.write(self.descriptor, "".join([self._line([_plain(value) for value in row]) for row in rows]).encode())
+        data = "".join([self._line([_plain(value) for value in row]) for row in rows]).encode()
+        while data:  # a disk that fills up takes a part, and says so at the next call
+            data = data[os.write(self.descriptor, data) :]
         if sync:
             os.fsync(self.descriptor)
 

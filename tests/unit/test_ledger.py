@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from neuroscale_couple.evaluation.fields import PointFields, read_points, windows_of
-from neuroscale_couple.ledger import COLUMNS, Ledger, read_table, window_line
+from neuroscale_couple.ledger import COLUMNS, Ledger, Table, read_table, window_line
 from neuroscale_couple.ledger import Counts as RealCounts
 from neuroscale_couple.reasons import Reason, Source
 from neuroscale_couple.timers import Timers
@@ -179,6 +179,21 @@ def test_point_fields_hold_the_answer_in_the_order_of_ids(tmp_path: Path) -> Non
     assert coordinates[:, 0].tolist() == [0, 1, 2, 3, 4]
     assert values["flux"][4].tolist() == [0, 1]
     assert values["source"].ravel().tolist() == [0, 0, 0, 0, 2]
+
+
+def test_rows_that_are_taken_in_part_are_an_error(tmp_path: Path) -> None:
+    """A pipe that nobody empties takes what it has room for, as a disk does that fills up."""
+    table = Table(tmp_path / "t.csv", ["text"])
+    read, write = os.pipe()
+    try:
+        os.set_blocking(write, False)
+        os.dup2(write, table.descriptor)
+        with pytest.raises(BlockingIOError):
+            table.append([["x" * 500_000]], sync=False)
+    finally:
+        table.close()
+        os.close(read)
+        os.close(write)
 
 
 def test_fields_on_a_full_disk_are_said_once_and_the_run_goes_on(
