@@ -18,7 +18,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 STAMPS := $(VENV)/stamps
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then command -v $$p; break; fi; done)
-SOURCES := $(shell find csrc/include/neuroscale/kernels csrc/kernels csrc/bindings CMakeLists.txt pyproject.toml -type f)
+SOURCES := $(shell find csrc/include/neuroscale/kernels csrc/kernels csrc/bindings csrc/precice.cmake CMakeLists.txt pyproject.toml -type f)
 
 # The thread count of a run is set in one place; libraries that bring their own pools must not multiply it.
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
