@@ -47,7 +47,7 @@ def compile_all(folder: Path, sources: list[Path], *options: str, host_options: 
         out = str(folder / f"{source.parent.name}_{source.stem}.o")
         mine = host_options if source == HOST and host_options else options
         if source in BINDINGS or source in CPU:
-            mine = tuple("-O0" if option == "-O1" else option for option in mine)  # not what is tested, and sooner there
+            mine = tuple("-O0" if option == "-O1" else option for option in mine)  # not what is tested
         done = subprocess.run(
             [compiler, *FLAGS, *mine, "-x", "c++", "-c", str(source), "-o", out],
             capture_output=True, text=True, timeout=300, check=False,
