@@ -117,8 +117,8 @@ def kernels_cuda(record: dict[str, Any]) -> str:
     head = ["kernel", "case", "time", "GB/s", "× copy", "best alternative", "its time", "× best"]
     machine = record["machine"]
     return (
-        f"{table(head, rows)}\nBelow a goal: {'; '.join(missed) or 'none'}. A call on 1 000 points of 32² takes the host "
-        f"{record['launch_us']:.1f} us (goal: {goals['launch_us']:g}); in a CUDA graph, with the same bits, "
+        f"{table(head, rows)}\nBelow a goal: {'; '.join(missed) or 'none'}. A call on 1 000 points of 32² takes the "
+        f"host {record['launch_us']:.1f} us (goal: {goals['launch_us']:g}); in a CUDA graph, with the same bits, "
         f"{record['graph_us'] or float('nan'):.1f} us.\n\nMachine: {machine['gpu']}, torch {machine['torch']}, "
         f"{machine['date']}.\n"
     )
