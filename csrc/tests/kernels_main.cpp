@@ -1,5 +1,6 @@
 // Runs every CPU kernel on arrays large enough for threads and compares it with the reference, bit for bit; built with
-// a sanitizer or run under valgrind by tests/kernels/test_threads_and_memory.py. Exits 1 on a difference.
+// a sanitizer or run under valgrind by tests/kernels/test_threads_and_memory.py. Exits 1 on a difference. With
+// NEUROSCALE_HOST_CUDA the same for the CUDA kernels, on the host (csrc/tests/host_cuda).
 #include "neuroscale/kernels/admissible.h"
 #include "neuroscale/kernels/coarsen_cells.h"
 #include "neuroscale/kernels/coarsen_pyramid.h"
@@ -13,6 +14,12 @@
 #include <vector>
 
 namespace k = neuroscale::kernels;
+
+#if defined(NEUROSCALE_HOST_CUDA)
+#define TESTED(kernel, ...) failures += k::cuda::kernel(__VA_ARGS__, nullptr)
+#else
+#define TESTED(kernel, ...) k::cpu::kernel(__VA_ARGS__)
+#endif
 
 namespace {
 
@@ -52,7 +59,7 @@ void pyramid(std::int64_t fields) {
         }
         const k::PyramidOutputs<double> out{p, p + 2, p + 4};
         if (version == 0) {
-            k::cpu::coarsen_pyramid<double>(fine.data(), nullptr, out, shape);
+            TESTED(coarsen_pyramid<double>, fine.data(), nullptr, out, shape);
         } else {
             k::reference::coarsen_pyramid<double>(fine.data(), nullptr, out, shape);
         }
@@ -60,6 +67,29 @@ void pyramid(std::int64_t fields) {
     for (std::size_t i = 0; i < 6; ++i) {
         check("coarsen_pyramid", same(outputs[0][i], outputs[1][i]));
     }
+}
+
+// Means alone, which the CUDA kernel makes in another way.
+void means(const k::PyramidShape& shape) {
+    const std::int64_t cells = shape.fields * shape.depth * shape.height * shape.width;
+    const std::vector<double> fine = numbers(cells, 9);
+    std::vector<std::vector<double>> outputs[2];
+    for (int version = 0; version < 2; ++version) {
+        double* p[k::max_pyramid_levels];
+        std::int64_t left = cells;
+        for (std::int64_t s = 0; s < shape.levels; ++s) {
+            left /= shape.factor[s] * shape.factor[s] * (shape.volume ? shape.factor[s] : 1);
+            outputs[version].emplace_back(static_cast<std::size_t>(left));
+            p[s] = outputs[version].back().data();
+        }
+        const k::PyramidOutputs<double> out{p, nullptr, nullptr};
+        if (version == 0) {
+            TESTED(coarsen_pyramid<double>, fine.data(), nullptr, out, shape);
+        } else {
+            k::reference::coarsen_pyramid<double>(fine.data(), nullptr, out, shape);
+        }
+    }
+    check("coarsen_pyramid, means", outputs[0] == outputs[1]);
 }
 
 void cells(std::int64_t coarse_cells) {
@@ -75,12 +105,12 @@ void cells(std::int64_t coarse_cells) {
     const std::vector<double> fine = numbers(n * 3, 3);
     std::vector<double> one(static_cast<std::size_t>(coarse_cells * 3));
     std::vector<double> other = one;
-    k::cpu::coarsen_cells<double>(map, weights.data(), nullptr, fine.data(), 3, one.data());
+    TESTED(coarsen_cells<double>, map, weights.data(), nullptr, fine.data(), 3, one.data());
     k::reference::coarsen_cells<double>(map, weights.data(), nullptr, fine.data(), 3, other.data());
     check("coarsen_cells", same(one, other));
     std::vector<double> back(fine.size());
     std::vector<double> again(fine.size());
-    k::cpu::refine_cells<double>(map, weights.data(), nullptr, one.data(), 3, back.data());
+    TESTED(refine_cells<double>, map, weights.data(), nullptr, one.data(), 3, back.data());
     k::reference::refine_cells<double>(map, weights.data(), nullptr, one.data(), 3, again.data());
     check("refine_cells", same(back, again));
 }
@@ -113,11 +143,11 @@ void conserve(std::int64_t n) {
     b.chunk_count = static_cast<std::int64_t>(segment.size());
     b.segments = 2;
     b.multiplier = multiplier.data();
-    k::cpu::conserve_sums(b, parts.data(), one.data());
+    TESTED(conserve_sums<double>, b, parts.data(), one.data());
     k::reference::conserve_sums(b, parts.data(), other.data());
     check("conserve_sums", same(one, other));
     std::vector<double> copy = values;
-    k::cpu::conserve_apply(b);
+    TESTED(conserve_apply<double>, b);
     b.values = copy.data();
     k::reference::conserve_apply(b);
     check("conserve_apply", same(values, copy));
@@ -129,7 +159,7 @@ void admissible(std::int64_t n) {
     std::vector<std::uint8_t> changed(static_cast<std::size_t>(n));
     std::vector<std::uint8_t> other = changed;
     k::Tensors<double> a{t.data(), nullptr, nullptr, nullptr, changed.data(), n, 3, 0, 3, 1e-9, 1e-6};
-    k::cpu::admissible(a);
+    TESTED(admissible<double>, a);
     a.tensors = copy.data();
     a.changed = other.data();
     k::reference::admissible(a);
@@ -162,7 +192,7 @@ void gate(std::int64_t n) {
                                      parts.data(),
                                      64};
         if (version == 0) {
-            k::cpu::gate_select(s);
+            TESTED(gate_select<double>, s);
         } else {
             k::reference::gate_select(s);
         }
@@ -176,6 +206,10 @@ void gate(std::int64_t n) {
 int main(int, char** arguments) {
     const std::int64_t less = std::atoll(arguments[1]);
     pyramid(400 / less);
+    means({2000 / less, 1, 32, 32, 5, {2, 2, 2, 2, 2}, false});
+    means({1, 1, 12, 60000 / less, 3, {3, 2, 2}, false});
+    means({200 / less, 16, 16, 16, 4, {2, 2, 2, 2}, true});
+    means({1, 12, 12, 12000 / less, 2, {3, 2}, true});
     cells(60000 / less);
     conserve(300000 / less);
     admissible(40000 / less);
