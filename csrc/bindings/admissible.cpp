@@ -10,7 +10,7 @@ namespace neuroscale::bindings {
 using kernels::Tensors;
 
 static void check(const ArrayView& tensors, std::int64_t first, std::int64_t d) {
-    const std::vector<std::int64_t>& s = tensors.shape;
+    const Shape& s = tensors.shape;
     const bool known = s.size() == 3 && (d == 2 || d == 3 || d == 6);
     if (!known || first < 0 || first + d > s[2]) {
         throw py::value_error("tensors: got shape " + describe(s) + " with first column " + std::to_string(first) +

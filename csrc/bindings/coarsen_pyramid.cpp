@@ -15,7 +15,7 @@ using kernels::PyramidOutputs;
 using kernels::PyramidShape;
 
 static PyramidShape shape_of(const ArrayView& field, const std::vector<std::int64_t>& factors) {
-    const std::vector<std::int64_t>& s = field.shape;
+    const Shape& s = field.shape;
     if (s.size() != 4 && s.size() != 5) {
         throw py::value_error(field.name + ": got shape " + describe(s) +
                               ", expected [points, components, y, x] or [points, components, z, y, x]");
@@ -44,12 +44,13 @@ static std::vector<ArrayView> views_of(const py::object& list, const char* name,
         throw py::value_error(std::string(name) + ": got " + std::to_string(items.size()) + " levels, expected " +
                               std::to_string(factors.size()));
     }
-    std::vector<std::int64_t> shape = field.shape;
+    Shape shape = field.shape;
+    views.reserve(factors.size());
     for (std::size_t level = 0; level < factors.size(); ++level) {
         for (std::size_t axis = 2; axis < shape.size(); ++axis) {
             shape[axis] /= factors[level];
         }
-        views.push_back(view_of(items[level], std::string(name) + "[" + std::to_string(level) + "]", Access::write));
+        views.push_back(view_of(items[level], {name, static_cast<std::int64_t>(level)}, Access::write));
         expect(views.back(), shape, field.dtype, field);
     }
     return views;
@@ -67,12 +68,13 @@ static std::vector<ArrayView> volumes_of(const py::object& list, const ArrayView
         throw py::value_error("volumes: got " + std::to_string(items.size()) + " levels, expected " +
                               std::to_string(factors.size() + 1) + ", the finest among them");
     }
-    std::vector<std::int64_t> shape(field.shape.begin() + 2, field.shape.end());
+    Shape shape(field.shape.begin() + 2, field.shape.size() - 2);
+    views.reserve(items.size());
     for (std::size_t level = 0; level < items.size(); ++level) {
-        views.push_back(view_of(items[level], "volumes[" + std::to_string(level) + "]", Access::read));
+        views.push_back(view_of(items[level], {"volumes", static_cast<std::int64_t>(level)}, Access::read));
         expect(views.back(), shape, field.dtype, field);
-        for (std::int64_t& side : shape) {
-            side /= level < factors.size() ? factors[level] : 1;
+        for (std::size_t axis = 0; axis < shape.size(); ++axis) {
+            shape[axis] /= level < factors.size() ? factors[level] : 1;
         }
     }
     return views;

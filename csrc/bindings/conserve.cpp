@@ -68,7 +68,7 @@ static void check(const Arrays& a) {
     expect(a.variance, {a.values.shape[0]}, a.values.dtype, a.values);
     expect(a.multiplier, {a.multiplier.shape[0], a.k()}, Dtype::float64, a.values);
     expect(a.chunk_segment, a.chunk_segment.shape, Dtype::int64, a.values);
-    expect(a.chunks, {a.chunk_segment.shape.at(0) + 1}, Dtype::int64, a.values);
+    expect(a.chunks, {a.chunk_segment.shape[0] + 1}, Dtype::int64, a.values);
     if (a.lower.has_value() != a.upper.has_value()) {
         throw py::value_error("lower, upper: got one of the two, expected both or neither");
     }

@@ -7,6 +7,7 @@ PYBIND11_MODULE(_compiled, module) {
 #else
     module.attr("built_with_cuda") = false;
 #endif
+    neuroscale::bindings::bind_tensor(module);
     neuroscale::bindings::bind_admissible(module);
     neuroscale::bindings::bind_coarsen_cells(module);
     neuroscale::bindings::bind_coarsen_pyramid(module);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -35,9 +36,11 @@ def check_strides(array: Any, name: str) -> None:
     """Raises: ValueError unless `array` is contiguous, row-major and aligned."""
     tensor = is_tensor(array)
     if not (array.is_contiguous() if tensor else array.flags.c_contiguous):
-        strides = tuple(array.stride()) if tensor else tuple(s // array.itemsize for s in array.strides)
+        strides, unit = (tuple(array.stride()), "elements") if tensor else (array.strides, "bytes")
+        if not tensor and all(s % array.itemsize == 0 for s in strides):
+            strides, unit = tuple(s // array.itemsize for s in strides), "elements"
         raise ValueError(
-            f"{name}: got strides {strides} (elements) for shape {tuple(array.shape)}, "
+            f"{name}: got strides {strides} ({unit}) for shape {tuple(array.shape)}, "
             "expected a contiguous row-major array"
         )
     if not tensor and not array.flags.aligned:
@@ -80,16 +83,20 @@ def choose(array: Any, backend: str) -> str:
 
 def call(name: str, array: Any, reference: bool, *arguments: Any) -> None:
     """Run a function of the extension where `array` lies, on torch's current stream if that is a CUDA device."""
-    function: Callable[..., None] = getattr(compiled(), name)
-    if is_tensor(array) and array.device.type == "cuda":
-        torch = sys.modules["torch"]
-        with torch.cuda.device(array.device):
-            function(*arguments, reference, torch.cuda.current_stream().cuda_stream)
-    elif isinstance(array, np.ndarray):
+    extension: Any = compiled()
+    function: Callable[..., None] = getattr(extension, name)
+    if isinstance(array, np.ndarray):
         function(*arguments, reference, 0)
+    elif array.is_cpu:
+        quick = extension.has_functions(type(array))
+        # else as NumPy arrays, which are several times cheaper to hand over than DLPack's capsules
+        function(*(arguments if quick else _light(arguments, sys.modules["torch"].Tensor)), reference, 0)
     else:
-        # as NumPy arrays, which are several times cheaper to hand over than DLPack's capsules
-        function(*_light(arguments, sys.modules["torch"].Tensor), reference, 0)
+        cuda = sys.modules["torch"].cuda
+        elsewhere = array.get_device() != cuda.current_device()
+        with cuda.device(array.device) if elsewhere else contextlib.nullcontext():
+            stream = extension.current_stream(array)
+            function(*arguments, reference, cuda.current_stream().cuda_stream if stream is None else stream)
 
 
 def _light(arguments: Sequence[Any], tensor: Any) -> Any:
@@ -110,7 +117,7 @@ def checked_by_extension(array: Any, backend: str) -> bool:
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(array, torch.Tensor) or torch.compiler.is_compiling():
         return False
-    return bool(array.is_cpu and not array.requires_grad)
+    return bool(array.is_cpu or array.is_cuda)
 
 
 def empty(shape: tuple[int, ...], dtype: str, like: Any) -> Any:

@@ -27,7 +27,9 @@ CPU = sorted((CSRC / "kernels/cpu").glob("*.cpp"))  # only so that everything li
 REFERENCE = sorted((CSRC / "kernels/reference").glob("*.cpp"))
 BINDINGS = [
     CSRC / "bindings/module.cpp",
-    *sorted(f for f in (CSRC / "bindings").glob("*.cpp") if f.stem in {"array_view", *(c.stem for c in CUDA)}),
+    *sorted(
+        f for f in (CSRC / "bindings").glob("*.cpp") if f.stem in {"array_view", "tensor", *(c.stem for c in CUDA)}
+    ),
 ]
 FLAGS = ["-std=c++17", "-ffp-contract=off", "-fPIC", "-DNEUROSCALE_HOST_CUDA", "-DNEUROSCALE_HAS_CUDA",
          f"-I{CSRC / 'include'}", f"-I{CSRC / 'tests/host_cuda'}", "-Wno-unknown-pragmas"]  # fmt: skip

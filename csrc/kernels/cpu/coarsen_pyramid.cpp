@@ -329,11 +329,15 @@ void coarsen_pyramid(const T* fine, const T* const* volumes, const PyramidOutput
             span *= levels[to].k;
         }
         const std::int64_t blocks = slices / span;
-#pragma omp parallel for schedule(static) if (threads)
+        slices /= span;
+        if (!threads) { // not even a region of one thread, which takes as long as a small field
+            run(work, levels, from, to, 0, blocks * span);
+            continue;
+        }
+#pragma omp parallel for schedule(static)
         for (std::int64_t part = 0; part < wanted; ++part) {
             run(work, levels, from, to, blocks * part / wanted * span, blocks * (part + 1) / wanted * span);
         }
-        slices /= span;
     }
 }
 
