@@ -85,6 +85,49 @@ def test_backends_agree(case: Any, bounded: bool, dtype: Any) -> None:
     np.testing.assert_array_equal(results["compiled"][1], results["numpy"][1])
 
 
+@pytest.mark.parametrize("d", [2, 3, 6])
+@pytest.mark.parametrize("bounded", [True, False])
+def test_many_that_violate_in_a_row_and_bounds_that_touch_agree_with_the_reference(d: int, bounded: bool) -> None:
+    """More than a part of the batch: eight at a time and what is left over, bounds with and without any width."""
+    rng = np.random.default_rng(d)
+    n = 1003
+    lower, upper = bounds_of(n, d, rng)
+    upper[::3] = lower[::3]
+    upper[1::3, -1, :] = lower[1::3, -1, :]
+    upper[1::3, :, -1] = lower[1::3, :, -1]
+    before = lower + 0.5 * (upper - lower)
+    before[300:721] += rng.normal(size=(421, d, d))
+    before[333, 0, 0] = np.nan
+    wanted = (np.arange(n) % 11 != 0).astype(np.uint8)
+    results = []
+    for backend in ("compiled", "reference"):
+        t = before.copy()
+        sides = (lower, upper) if bounded else (None, None)
+        changed = kernels.admissible(t, *sides, wanted=wanted, backend=backend)  # type: ignore[arg-type]
+        results.append((t.tobytes(), changed.tolist()))
+    assert results[0] == results[1]
+    assert results[0][1][333] == 3 and set(results[0][1][300:721]) >= {0, 2, 3}
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+@pytest.mark.parametrize("least", [1e-6, 1e-10, 0.0])
+def test_bounds_that_nearly_touch_in_some_directions_are_kept_in_the_others(backend: Any, least: float) -> None:
+    """Tensor and bounds share their axes, so that the answer is known: each eigenvalue is clipped on its own."""
+    rng = np.random.default_rng(0)
+    axes = np.linalg.qr(rng.normal(size=(50, 6, 6)))[0]
+    width = np.tile([0.3, least, 1.0, 0.7, least, 0.5], (50, 1))
+    above = rng.normal(size=(50, 6))
+
+    def along(values: Floats) -> Floats:
+        t = np.einsum("nik,nk,njk->nij", axes, values, axes)
+        return np.asarray(0.5 * (t + t.transpose(0, 2, 1)))
+
+    lower = along(np.ones((50, 6)))
+    upper, t = lower + along(width), lower + along(above)
+    assert (kernels.admissible(t, lower, upper, backend=backend) == 2).all()
+    np.testing.assert_allclose(t, lower + along(np.clip(above, 0.0, width)), rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_by_hand(backend: Any) -> None:
     """Bounds I and 3 I: the eigenvalues are clipped, the axes stay."""

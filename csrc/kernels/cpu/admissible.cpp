@@ -1,5 +1,5 @@
-// Nearly all tensors of a run are admissible: eight at a time are checked side by side, and only those that are not go
-// through the projection, which is the same code as in the reference.
+// Nearly all tensors of a run are admissible: they are looked at eight at a time, side by side, and those that are not
+// are collected and projected eight at a time. The operations are the reference's, see small_tensor.h.
 #include "neuroscale/kernels/admissible.h"
 
 #include "neuroscale/kernels/small_project.h"
@@ -10,87 +10,106 @@
 namespace neuroscale::kernels::cpu {
 
 constexpr int lanes = 8;
+// Tensors that a thread takes at a time: few, as those that are not admissible may lie together in the batch.
+constexpr std::int64_t part = 256;
 
-// The same elimination as small_tensor::positive_definite, on eight matrices [row][column][lane]; and into `good`.
 template <int d>
-NEUROSCALE_INLINE void and_definite(double (&a)[d][d][lanes], bool (&good)[lanes]) {
-    for (int i = 0; i < d; ++i) {
-        for (int e = 0; e < lanes; ++e) {
-            good[e] = good[e] & (a[i][i][e] > 0.0);
-        }
-        for (int r = i + 1; r < d; ++r) {
-            for (int c = r; c < d; ++c) {
-                for (int e = 0; e < lanes; ++e) {
-                    a[r][c][e] -= a[i][r][e] / a[i][i][e] * a[i][c][e];
-                }
-            }
+using Group = small_tensor::Group<d, lanes>;
+
+// The same for float and double, and most of the code.
+NEUROSCALE_CLONES static void correct(Group<2>& group, bool bounded, double lowest) {
+    small_tensor::correct(group, bounded, lowest);
+}
+
+NEUROSCALE_CLONES static void correct(Group<3>& group, bool bounded, double lowest) {
+    small_tensor::correct(group, bounded, lowest);
+}
+
+NEUROSCALE_CLONES static void correct(Group<6>& group, bool bounded, double lowest) {
+    small_tensor::correct(group, bounded, lowest);
+}
+
+// Tensors i ... i + 7. The loads jump; the next eight are asked for in the order of the memory, a few lines at a time.
+template <int d, typename T>
+NEUROSCALE_INLINE void load(const Tensors<T>& a, std::int64_t i, Group<d>& group) {
+    constexpr std::int64_t row_bytes = lanes * d * std::int64_t{sizeof(T)};
+    const T* tensors = a.tensors + i * d * a.stride + a.first;
+    for (int row = 0; row < d; ++row) {
+        fetch(tensors, (d + row) * row_bytes / d * a.stride, row_bytes / d * a.stride);
+        small_tensor::load_row(tensors, a.stride, row, group);
+        if (a.lower != nullptr) {
+            fetch(a.lower + i * d * d, (d + row) * row_bytes, row_bytes);
+            small_tensor::load_row(a.lower + i * d * d, row, group.lower);
+            fetch(a.upper + i * d * d, (d + row) * row_bytes, row_bytes);
+            small_tensor::load_row(a.upper + i * d * d, row, group.upper);
         }
     }
 }
 
-// Upper triangle of sign * (t - bound) + slack of eight tensors.
-template <int d, typename T>
-NEUROSCALE_INLINE void and_beyond(const double (&t)[d][d][lanes], const T* bound, double sign,
-                                  const double (&slack)[lanes], bool (&good)[lanes]) {
-    double a[d][d][lanes];
+template <int d>
+NEUROSCALE_INLINE void copy_lane(const small_tensor::Matrix<d, lanes>& from, int e, small_tensor::Matrix<d, lanes>& to,
+                                 int place) {
     for (int i = 0; i < d; ++i) {
         for (int j = i; j < d; ++j) {
-            for (int e = 0; e < lanes; ++e) {
-                const T* b = bound + e * d * d;
-                const double mean = 0.5 * (static_cast<double>(b[i * d + j]) + static_cast<double>(b[j * d + i]));
-                a[i][j][e] = sign * (t[i][j][e] - mean) + (i == j ? slack[e] : 0.0);
-            }
+            to.m[i][j][place] = from.m[i][j][e];
         }
     }
-    and_definite<d>(a, good);
 }
 
-// Whether tensors i ... i + 7 are finite, symmetric and admissible as they are.
-template <int d, typename T>
-NEUROSCALE_INLINE void check(const Tensors<T>& a, std::int64_t i, bool (&good)[lanes]) {
-    double t[d][d][lanes];
-    const T* source = a.tensors + i * d * a.stride + a.first;
-    for (int r = 0; r < d; ++r) {
-        for (int c = r; c < d; ++c) {
-            for (int e = 0; e < lanes; ++e) {
-                const double one = static_cast<double>(source[(e * d + r) * a.stride + c]);
-                const double other = static_cast<double>(source[(e * d + c) * a.stride + r]);
-                good[e] = good[e] & (one == other) & (one - one == 0.0);
-                t[r][c][e] = one;
-            }
+// Tensors that are to be projected.
+template <int d>
+struct Waiting {
+    Group<d> group;
+    std::int64_t place[lanes];
+    int count = 0;
+
+    NEUROSCALE_INLINE void take(const Group<d>& from, int e, std::int64_t i) {
+        place[count] = i;
+        copy_lane(from.t, e, group.t, count);
+        copy_lane(from.lower, e, group.lower, count);
+        copy_lane(from.upper, e, group.upper, count);
+        ++count;
+    }
+
+    // Lanes that are free repeat the first: the same tensor, written to the same place.
+    template <typename T>
+    NEUROSCALE_INLINE void project(const Tensors<T>& a) {
+        while (count < lanes) {
+            take(group, 0, place[0]);
         }
-    }
-    if (a.lower == nullptr) {
-        and_definite<d>(t, good);
-        return;
-    }
-    double slack[lanes] = {};
-    for (int r = 0; r < d; ++r) {
+        correct(group, a.lower != nullptr, a.lowest);
         for (int e = 0; e < lanes; ++e) {
-            slack[e] += static_cast<double>(a.upper[((i + e) * d + r) * d + r]);
+            small_tensor::store(a, place[e], group.t, e);
         }
+        count = 0;
     }
-    for (int e = 0; e < lanes; ++e) {
-        slack[e] *= a.slack;
-    }
-    and_beyond<d>(t, a.lower + i * d * d, 1.0, slack, good);
-    and_beyond<d>(t, a.upper + i * d * d, -1.0, slack, good);
-}
+};
 
 template <int d, typename T>
 NEUROSCALE_INLINE void project_range(const Tensors<T>& a, std::int64_t first, std::int64_t last) {
+    Waiting<d> waiting;
     std::int64_t i = first;
     for (; i + lanes <= last; i += lanes) {
-        bool good[lanes];
-        std::fill(good, good + lanes, true);
-        check<d>(a, i, good);
+        Group<d> group;
+        std::uint8_t verdict[lanes];
+        load(a, i, group);
+        small_tensor::look(group, a.lower != nullptr, a.slack, verdict);
         for (int e = 0; e < lanes; ++e) {
-            if (good[e]) {
-                a.changed[i + e] = 0;
-            } else {
-                small_tensor::project<d>(a, i + e);
+            const bool wanted = a.wanted == nullptr || a.wanted[i + e] != 0;
+            a.changed[i + e] = wanted ? verdict[e] : small_tensor::as_it_was;
+            if (wanted && verdict[e] == small_tensor::made_symmetric) {
+                small_tensor::store(a, i + e, group.t, e);
+            }
+            if (wanted && verdict[e] == small_tensor::projected) {
+                waiting.take(group, e, i + e);
+            }
+            if (waiting.count == lanes) {
+                waiting.project(a);
             }
         }
+    }
+    if (waiting.count > 0) {
+        waiting.project(a);
     }
     for (; i < last; ++i) {
         small_tensor::project<d>(a, i);
@@ -119,9 +138,8 @@ NEUROSCALE_CLONES static void project_part(const Tensors<double>& a, std::int64_
 
 template <typename T>
 void admissible(const Tensors<T>& a) noexcept {
-    constexpr std::int64_t part = 1024;
     const bool threads = a.n * a.d * a.d * std::int64_t(sizeof(T)) * 3 >= worth_threads;
-#pragma omp parallel for schedule(static) if (threads)
+#pragma omp parallel for schedule(static, 1) if (threads)
     for (std::int64_t start = 0; start < a.n; start += part) {
         project_part(a, start, std::min(start + part, a.n));
     }

@@ -7,16 +7,18 @@
 //
 // clip and max act on eigenvalues; <= is that of quadratic forms, up to `slack` times the trace of U (round-off).
 // T' is admissible, an admissible tensor stays as it is, and a second application changes nothing beyond the slack.
+// Any C with C C^T = D serves as D^1/2. Where D has no width in some direction it gets 1e-14 times the trace of U.
 //
 //     tensors    T [n, d, stride], d = 2, 3 or 6; the square block of columns first ... first + d - 1 is projected in
 //                place; row-major, contiguous; unit of a modulus
-//     lower L, upper U    T [n, d, d], symmetric, the same unit; or both nullptr
+//     lower L, upper U    T [n, d, d], symmetric (the upper triangle is read), the same unit; or both nullptr
 //     wanted     uint8 [n], 0 leaves the tensor as it is to the bit; nullptr: all are projected
 //     changed    uint8 [n]: 0 as it was (or not wanted), 1 made symmetric, 2 projected, 3 not finite (left as it is)
 //
 // T is float or double; the work is done in double, the bounds of a tensor are in its own row, so tensors do not depend
 // on each other. Backends agree bit for bit. The caller owns all memory; arrays do not overlap. Nothing here allocates,
-// synchronises or throws. Source: Sylvester's criterion; Horn & Johnson 2013, 7.7 (order of quadratic forms).
+// synchronises or throws. Source: Sylvester's criterion; Horn & Johnson 2013, 7.7 (order of quadratic forms); Golub &
+// Van Loan 2013, 8.7 (C from Cholesky's factors).
 #pragma once
 
 #include <cstdint>

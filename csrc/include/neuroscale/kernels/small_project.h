@@ -1,4 +1,4 @@
-// What happens to one tensor of admissible.h: the same steps on every backend.
+// What happens to tensors of admissible.h, `lanes` of them side by side: the same steps on every backend.
 #pragma once
 
 #include "neuroscale/kernels/admissible.h"
@@ -6,84 +6,160 @@
 
 namespace neuroscale::kernels::small_tensor {
 
-// The symmetric part of the block at `t`; `symmetric` and `finite` say what was found.
-template <int d, typename T>
-NEUROSCALE_EVERYWHERE inline Matrix<d> symmetric_part(const T* t, std::int64_t stride, bool& symmetric, bool& finite) {
-    Matrix<d> s;
-    symmetric = true;
-    double sum = 0.0;
+// Values of `changed`.
+constexpr std::uint8_t as_it_was = 0;
+constexpr std::uint8_t made_symmetric = 1;
+constexpr std::uint8_t projected = 2;
+constexpr std::uint8_t not_finite = 3;
+
+// Symmetric parts of tensors, whether they were symmetric, and their bounds.
+template <int d, int lanes>
+struct Group {
+    Matrix<d, lanes> t;
+    Flags<lanes> symmetric;
+    Matrix<d, lanes> lower;
+    Matrix<d, lanes> upper;
+
+    NEUROSCALE_EVERYWHERE Group() {
+        for (int e = 0; e < lanes; ++e) {
+            symmetric[e] = 1;
+        }
+    }
+};
+
+// Row i of tensors; the first block of d x d begins at `from`, the others d rows further each.
+template <int d, int lanes, typename T>
+NEUROSCALE_EVERYWHERE void load_row(const T* from, std::int64_t stride, int i, Group<d, lanes>& group) {
+    for (int j = i; j < d; ++j) {
+        NEUROSCALE_SIDE_BY_SIDE
+        for (int e = 0; e < lanes; ++e) {
+            const double one = static_cast<double>(from[(e * d + i) * stride + j]);
+            const double other = static_cast<double>(from[(e * d + j) * stride + i]);
+            group.symmetric[e] = one == other ? group.symmetric[e] : 0;
+            group.t.m[i][j][e] = 0.5 * one + 0.5 * other;
+        }
+    }
+}
+
+// Row i of bounds, which are symmetric.
+template <int d, int lanes, typename T>
+NEUROSCALE_EVERYWHERE void load_row(const T* from, int i, Matrix<d, lanes>& bound) {
+    for (int j = i; j < d; ++j) {
+        NEUROSCALE_SIDE_BY_SIDE
+        for (int e = 0; e < lanes; ++e) {
+            bound.m[i][j][e] = static_cast<double>(from[(e * d + i) * d + j]);
+        }
+    }
+}
+
+template <int d, int lanes>
+NEUROSCALE_EVERYWHERE void finite(const Matrix<d, lanes>& a, Flags<lanes>& out) {
+    Numbers<lanes> sum = {};
     for (int i = 0; i < d; ++i) {
         for (int j = i; j < d; ++j) {
-            const double one = static_cast<double>(t[i * stride + j]);
-            const double other = static_cast<double>(t[j * stride + i]);
-            symmetric = symmetric && one == other;
-            s.m[i][j] = s.m[j][i] = one == other ? one : 0.5 * (one + other);
-            sum += 0.0 * one + 0.0 * other;
+            NEUROSCALE_SIDE_BY_SIDE
+            for (int e = 0; e < lanes; ++e) {
+                sum[e] += 0.0 * a.m[i][j][e];
+            }
         }
     }
-    finite = sum == 0.0;
-    return s;
+    for (int e = 0; e < lanes; ++e) {
+        out[e] = sum[e] == 0.0 ? 1 : 0;
+    }
 }
 
-// `s` with its distance to a bound: sign * (s - bound) + slack.
-template <int d, typename T>
-NEUROSCALE_EVERYWHERE inline Matrix<d> distance(const Matrix<d>& s, const T* bound, double sign, double slack) {
-    Matrix<d> out;
+// Keeps `inside` where sign * (t - bound) + slack is definite.
+template <int d, int lanes>
+NEUROSCALE_EVERYWHERE void and_beyond(const Matrix<d, lanes>& t, const Matrix<d, lanes>& bound, double sign,
+                                      const Numbers<lanes>& slack, Flags<lanes>& inside) {
+    Matrix<d, lanes> distance;
     for (int i = 0; i < d; ++i) {
-        for (int j = 0; j < d; ++j) {
-            const double b = 0.5 * (static_cast<double>(bound[i * d + j]) + static_cast<double>(bound[j * d + i]));
-            out.m[i][j] = sign * (s.m[i][j] - b) + (i == j ? slack : 0.0);
+        for (int j = i; j < d; ++j) {
+            NEUROSCALE_SIDE_BY_SIDE
+            for (int e = 0; e < lanes; ++e) {
+                const double room = i == j ? slack[e] : 0.0;
+                distance.m[i][j][e] = sign * (t.m[i][j][e] - bound.m[i][j][e]) + room;
+            }
         }
     }
-    return out;
+    const Numbers<lanes> zero = {};
+    eliminate(distance, zero, inside);
 }
 
-template <int d, typename T>
-NEUROSCALE_EVERYWHERE inline Matrix<d> load(const T* bound) {
-    Matrix<d> out;
-    for (int i = 0; i < d; ++i) {
-        for (int j = 0; j < d; ++j) {
-            out.m[i][j] = static_cast<double>(bound[i * d + j]);
+// What is to happen to each tensor.
+template <int d, int lanes>
+NEUROSCALE_EVERYWHERE void look(const Group<d, lanes>& group, bool bounded, double slack,
+                                std::uint8_t (&verdict)[lanes]) {
+    Flags<lanes> inside;
+    for (int e = 0; e < lanes; ++e) {
+        inside[e] = 1;
+    }
+    if (bounded) {
+        Numbers<lanes> room;
+        trace(group.upper, room);
+        for (int e = 0; e < lanes; ++e) {
+            room[e] *= slack;
         }
-    }
-    return out;
-}
-
-template <int d, typename T>
-NEUROSCALE_EVERYWHERE inline void project(const Tensors<T>& a, std::int64_t i) {
-    a.changed[i] = 0;
-    if (a.wanted != nullptr && a.wanted[i] == 0) {
-        return;
-    }
-    T* t = a.tensors + i * d * a.stride + a.first;
-    bool symmetric = false;
-    bool finite = false;
-    Matrix<d> s = symmetric_part<d>(t, a.stride, symmetric, finite);
-    if (!finite) {
-        a.changed[i] = 3;
-        return;
-    }
-    bool inside = false;
-    if (a.lower != nullptr) {
-        const T* lower = a.lower + i * d * d;
-        const T* upper = a.upper + i * d * d;
-        const double slack = a.slack * trace(load<d>(upper));
-        inside =
-            positive_definite(distance(s, lower, 1.0, slack)) && positive_definite(distance(s, upper, -1.0, slack));
-        s = inside ? s : clip(s, load<d>(lower), load<d>(upper));
+        and_beyond(group.t, group.lower, 1.0, room, inside);
+        and_beyond(group.t, group.upper, -1.0, room, inside);
     } else {
-        inside = positive_definite(s);
-        s = inside ? s : raise(s, a.lowest);
+        Matrix<d, lanes> t = group.t;
+        const Numbers<lanes> zero = {};
+        eliminate(t, zero, inside);
     }
-    if (inside && symmetric) {
-        return;
+    Flags<lanes> is_finite;
+    finite(group.t, is_finite);
+    for (int e = 0; e < lanes; ++e) {
+        const std::uint8_t good = group.symmetric[e] != 0 ? as_it_was : made_symmetric;
+        const std::uint8_t which = inside[e] != 0 ? good : projected;
+        verdict[e] = is_finite[e] != 0 ? which : not_finite;
     }
+}
+
+template <int d, int lanes>
+NEUROSCALE_EVERYWHERE void correct(Group<d, lanes>& group, bool bounded, double lowest) {
+    if (bounded) {
+        clip(group.t, group.lower, group.upper);
+    } else {
+        Numbers<lanes> least = {};
+        raise(group.t, lowest, least);
+    }
+}
+
+// Writes the symmetric matrix of lane e as tensor i.
+template <int d, int lanes, typename T>
+NEUROSCALE_EVERYWHERE void store(const Tensors<T>& a, std::int64_t i, const Matrix<d, lanes>& t, int e) {
+    T* to = a.tensors + i * d * a.stride + a.first;
     for (int r = 0; r < d; ++r) {
-        for (int c = 0; c < d; ++c) {
-            t[r * a.stride + c] = static_cast<T>(s.m[r][c]);
+        for (int c = r; c < d; ++c) {
+            to[r * a.stride + c] = to[c * a.stride + r] = static_cast<T>(t.m[r][c][e]);
         }
     }
-    a.changed[i] = inside ? 1 : 2;
+}
+
+// All of it, for one tensor.
+template <int d, typename T>
+NEUROSCALE_EVERYWHERE void project(const Tensors<T>& a, std::int64_t i) {
+    const bool bounded = a.lower != nullptr;
+    std::uint8_t verdict[1] = {as_it_was};
+    if (a.wanted == nullptr || a.wanted[i] != 0) {
+        Group<d, 1> group;
+        for (int row = 0; row < d; ++row) {
+            load_row(a.tensors + i * d * a.stride + a.first, a.stride, row, group);
+            if (bounded) {
+                load_row(a.lower + i * d * d, row, group.lower);
+                load_row(a.upper + i * d * d, row, group.upper);
+            }
+        }
+        look(group, bounded, a.slack, verdict);
+        if (verdict[0] == projected) {
+            correct(group, bounded, a.lowest);
+        }
+        if (verdict[0] == projected || verdict[0] == made_symmetric) {
+            store(a, i, group.t, 0);
+        }
+    }
+    a.changed[i] = verdict[0];
 }
 
 } // namespace neuroscale::kernels::small_tensor

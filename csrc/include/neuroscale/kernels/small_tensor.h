@@ -1,189 +1,375 @@
 // Small symmetric matrices: definiteness, eigenvalues, and the two projections of admissible.h, in double.
-// Shared by all backends, so that they agree bit for bit. Source: Golub & Van Loan 2013, 8.5 (cyclic Jacobi).
+// Shared by all backends, so that they agree bit for bit. A Matrix holds one matrix, or `lanes` of them side by side
+// for the vector units; no lane looks at its neighbours, so that their number does not change a bit either. Of
+// symmetric matrices the upper triangle alone is used. Source: Golub & Van Loan 2013, 4.2 (elimination, Cholesky),
+// 8.5 (Jacobi, in parallel order), 8.7 (both together).
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 
 #if defined(__CUDACC__)
-#define NEUROSCALE_EVERYWHERE __host__ __device__
+#define NEUROSCALE_EVERYWHERE __host__ __device__ inline
+#define NEUROSCALE_SIDE_BY_SIDE
 #else
-#define NEUROSCALE_EVERYWHERE
+// Inlined into functions that are compiled for several CPUs, see kernels/cpu/parallel.h.
+#define NEUROSCALE_EVERYWHERE inline __attribute__((always_inline))
+#define NEUROSCALE_SIDE_BY_SIDE _Pragma("omp simd")
 #endif
 
 namespace neuroscale::kernels::small_tensor {
 
-template <int d>
-struct Matrix {
-    double m[d][d];
+// Of each lane a number, or yes (1) and no (0): both as wide, so that they share vectors.
+template <int lanes>
+using Numbers = double[lanes];
+template <int lanes>
+using Flags = std::int64_t[lanes];
+
+template <int d, int lanes = 1>
+struct alignas(sizeof(double) * lanes) Matrix {
+    Numbers<lanes> m[d][d];
+
+    // An element of a symmetric matrix.
+    NEUROSCALE_EVERYWHERE Numbers<lanes>& upper(int i, int j) { return i < j ? m[i][j] : m[j][i]; }
 };
 
-// All leading minors positive (Sylvester), by elimination: the pivots are their ratios. NaN counts as no.
-template <int d>
-NEUROSCALE_EVERYWHERE inline bool positive_definite(Matrix<d> a) {
-    bool definite = true;
+template <int lanes>
+NEUROSCALE_EVERYWHERE bool all(const Flags<lanes>& flags) {
+    std::int64_t yes = 1;
+    for (int e = 0; e < lanes; ++e) {
+        yes &= flags[e];
+    }
+    return yes != 0;
+}
+
+template <int d, int lanes>
+NEUROSCALE_EVERYWHERE void trace(const Matrix<d, lanes>& a, Numbers<lanes>& out) {
     for (int i = 0; i < d; ++i) {
-        definite = definite && a.m[i][i] > 0.0;
+        NEUROSCALE_SIDE_BY_SIDE
+        for (int e = 0; e < lanes; ++e) {
+            out[e] = (i == 0 ? 0.0 : out[e]) + a.m[i][i][e];
+        }
+    }
+}
+
+// a becomes R with a = R^T diag(1 / R_ii) R, R upper triangular; `definite` stays where all pivots R_ii exceed `least`.
+// With 0 that is where all leading minors are positive (Sylvester): the pivots are their ratios. NaN counts as no.
+template <int d, int lanes>
+NEUROSCALE_EVERYWHERE void eliminate(Matrix<d, lanes>& a, const Numbers<lanes>& least, Flags<lanes>& definite) {
+    for (int i = 0; i < d; ++i) {
+        Numbers<lanes> inverse;
+        NEUROSCALE_SIDE_BY_SIDE
+        for (int e = 0; e < lanes; ++e) {
+            definite[e] = a.m[i][i][e] > least[e] ? definite[e] : 0;
+            inverse[e] = 1.0 / a.m[i][i][e];
+        }
         for (int r = i + 1; r < d; ++r) {
-            const double share = a.m[r][i] / a.m[i][i];
+            Numbers<lanes> share;
+            NEUROSCALE_SIDE_BY_SIDE
+            for (int e = 0; e < lanes; ++e) {
+                share[e] = a.m[i][r][e] * inverse[e];
+            }
             for (int c = r; c < d; ++c) {
-                a.m[r][c] -= share * a.m[i][c];
-                a.m[c][r] = a.m[r][c];
-            }
-        }
-    }
-    return definite;
-}
-
-// Eigenvalues on the diagonal of `a`, eigenvectors in the columns of `q`. A matrix that is not finite gives NaN.
-template <int d>
-NEUROSCALE_EVERYWHERE inline void eigen(Matrix<d>& a, Matrix<d>& q) {
-    for (int i = 0; i < d; ++i) {
-        for (int j = 0; j < d; ++j) {
-            q.m[i][j] = i == j ? 1.0 : 0.0;
-        }
-    }
-    constexpr int sweeps = 30;
-    for (int sweep = 0; sweep < sweeps; ++sweep) {
-        double off = 0.0;
-        double on = 0.0;
-        for (int i = 0; i < d; ++i) {
-            on += a.m[i][i] * a.m[i][i];
-            for (int j = i + 1; j < d; ++j) {
-                off += a.m[i][j] * a.m[i][j];
-            }
-        }
-        if (!(off > 1e-34 * on)) {
-            return;
-        }
-        for (int i = 0; i < d; ++i) {
-            for (int j = i + 1; j < d; ++j) {
-                if (a.m[i][j] == 0.0) {
-                    continue;
+                NEUROSCALE_SIDE_BY_SIDE
+                for (int e = 0; e < lanes; ++e) {
+                    a.m[r][c][e] -= share[e] * a.m[i][c][e];
                 }
-                const double theta = (a.m[j][j] - a.m[i][i]) / (2.0 * a.m[i][j]);
-                const double t = (theta < 0.0 ? -1.0 : 1.0) / (std::fabs(theta) + std::sqrt(1.0 + theta * theta));
-                const double c = 1.0 / std::sqrt(1.0 + t * t);
-                const double s = t * c;
-                for (int k = 0; k < d; ++k) {
-                    const double u = a.m[k][i];
-                    const double v = a.m[k][j];
-                    a.m[k][i] = c * u - s * v;
-                    a.m[k][j] = s * u + c * v;
-                }
-                for (int k = 0; k < d; ++k) {
-                    const double u = a.m[i][k];
-                    const double v = a.m[j][k];
-                    a.m[i][k] = c * u - s * v;
-                    a.m[j][k] = s * u + c * v;
-                    const double x = q.m[k][i];
-                    const double y = q.m[k][j];
-                    q.m[k][i] = c * x - s * y;
-                    q.m[k][j] = s * x + c * y;
-                }
-                a.m[i][j] = a.m[j][i] = 0.0;
             }
         }
     }
 }
 
-// q diag(value) q^T, exactly symmetric.
-template <int d>
-NEUROSCALE_EVERYWHERE inline Matrix<d> compose(const Matrix<d>& q, const double* value) {
-    Matrix<d> out;
+// Rotation in the plane of axes i < j.
+template <int lanes>
+struct alignas(sizeof(double) * lanes) Turn {
+    Numbers<lanes> c;
+    Numbers<lanes> s;
+    int i;
+    int j;
+
+    NEUROSCALE_EVERYWHERE void apply(Numbers<lanes>& u, Numbers<lanes>& v) const {
+        NEUROSCALE_SIDE_BY_SIDE
+        for (int e = 0; e < lanes; ++e) {
+            const double x = u[e];
+            const double y = v[e];
+            u[e] = c[e] * x - s[e] * y;
+            v[e] = s[e] * x + c[e] * y;
+        }
+    }
+};
+
+// The turn that makes a_ij zero, and what it makes of a_ii, a_jj and a_ij; by no angle where `twice` is 0 and not 2.
+template <int d, int lanes>
+NEUROSCALE_EVERYWHERE void make_turn(Matrix<d, lanes>& a, const Numbers<lanes>& twice, Turn<lanes>& turn) {
+    constexpr double tiny = 1e-300; // for 0 / 0
+    const int i = turn.i;
+    const int j = turn.j;
+    NEUROSCALE_SIDE_BY_SIDE
+    for (int e = 0; e < lanes; ++e) {
+        const double x = a.m[j][j][e] - a.m[i][i][e];
+        const double y = twice[e] * a.m[i][j][e];
+        const double t = y / (x + std::copysign(std::sqrt(x * x + y * y) + tiny, x));
+        const double change = t * a.m[i][j][e];
+        a.m[i][i][e] -= change;
+        a.m[j][j][e] += change;
+        a.m[i][j][e] = 0.0;
+        turn.c[e] = 1.0 / std::sqrt(1.0 + t * t);
+        turn.s[e] = t * turn.c[e];
+    }
+}
+
+// The block of `a` where the rows of one turn meet the columns of another.
+template <int d, int lanes>
+NEUROSCALE_EVERYWHERE void turn_block(Matrix<d, lanes>& a, const Turn<lanes>& p, const Turn<lanes>& q) {
+    Numbers<lanes>& ii = a.upper(p.i, q.i);
+    Numbers<lanes>& ij = a.upper(p.i, q.j);
+    Numbers<lanes>& ji = a.upper(p.j, q.i);
+    Numbers<lanes>& jj = a.upper(p.j, q.j);
+    NEUROSCALE_SIDE_BY_SIDE
+    for (int e = 0; e < lanes; ++e) {
+        const double w = p.c[e] * ii[e] - p.s[e] * ji[e];
+        const double x = p.c[e] * ij[e] - p.s[e] * jj[e];
+        const double y = p.s[e] * ii[e] + p.c[e] * ji[e];
+        const double z = p.s[e] * ij[e] + p.c[e] * jj[e];
+        ii[e] = q.c[e] * w - q.s[e] * x;
+        ij[e] = q.s[e] * w + q.c[e] * x;
+        ji[e] = q.c[e] * y - q.s[e] * z;
+        jj[e] = q.s[e] * y + q.c[e] * z;
+    }
+}
+
+// Whether any lane is not diagonal yet: 2 in `twice` for those, 0 for the others.
+template <int d, int lanes>
+NEUROSCALE_EVERYWHERE bool unfinished(const Matrix<d, lanes>& a, Numbers<lanes>& twice) {
+    Numbers<lanes> off = {};
+    Numbers<lanes> on = {};
     for (int i = 0; i < d; ++i) {
         for (int j = i; j < d; ++j) {
-            double sum = 0.0;
-            for (int k = 0; k < d; ++k) {
-                sum += q.m[i][k] * value[k] * q.m[j][k];
+            Numbers<lanes>& sum = i == j ? on : off;
+            NEUROSCALE_SIDE_BY_SIDE
+            for (int e = 0; e < lanes; ++e) {
+                sum[e] += a.m[i][j][e] * a.m[i][j][e];
             }
-            out.m[i][j] = out.m[j][i] = sum;
         }
     }
-    return out;
+    double any = 0.0;
+    for (int e = 0; e < lanes; ++e) {
+        twice[e] = off[e] > 1e-34 * on[e] ? 2.0 : 0.0;
+        any += twice[e];
+    }
+    return any > 0.0;
 }
 
-template <int d>
-NEUROSCALE_EVERYWHERE inline Matrix<d> product(const Matrix<d>& a, const Matrix<d>& b) {
-    Matrix<d> out;
+// One sweep: as in a tournament each axis meets each other once, and the d / 2 pairs of a round are turned together.
+// q becomes q times the turns.
+template <int d, int lanes>
+NEUROSCALE_EVERYWHERE void sweep(Matrix<d, lanes>& a, Matrix<d, lanes>& q, const Numbers<lanes>& twice) {
+    constexpr int pairs = d / 2;
+    constexpr int rounds = d % 2 == 0 ? d - 1 : d;
+    for (int round = 0; round < rounds; ++round) {
+        Turn<lanes> turns[pairs];
+        for (int k = 0; k < pairs; ++k) {
+            const int step = d % 2 == 0 ? k : k + 1;
+            const int one = (round + step) % rounds;
+            const int other = step == 0 ? d - 1 : (round + rounds - step) % rounds;
+            turns[k].i = one < other ? one : other;
+            turns[k].j = one < other ? other : one;
+            make_turn(a, twice, turns[k]);
+        }
+        for (int k = 0; k < pairs; ++k) {
+            const Turn<lanes>& turn = turns[k];
+            for (int l = k + 1; l < pairs; ++l) {
+                turn_block(a, turn, turns[l]);
+            }
+            if (d % 2 != 0) { // the axis that meets nobody
+                turn.apply(a.upper(round, turn.i), a.upper(round, turn.j));
+            }
+            for (int row = 0; row < d; ++row) {
+                turn.apply(q.m[row][turn.i], q.m[row][turn.j]);
+            }
+        }
+    }
+}
+
+// Eigenvalues on the diagonal of `a`; q becomes q Q, the eigenvectors are the columns of Q. Where a matrix is not
+// finite, neither is the result.
+template <int d, int lanes>
+NEUROSCALE_EVERYWHERE void eigen(Matrix<d, lanes>& a, Matrix<d, lanes>& q) {
+    constexpr int sweeps = 30;
+    Numbers<lanes> twice;
+    for (int s = 0; s < sweeps && unfinished(a, twice); ++s) {
+        sweep(a, q, twice);
+    }
+}
+
+// q diag(value) q^T.
+template <int d, int lanes>
+NEUROSCALE_EVERYWHERE void compose(const Matrix<d, lanes>& q, const Numbers<lanes> (&value)[d], Matrix<d, lanes>& out) {
+    for (int i = 0; i < d; ++i) {
+        for (int j = i; j < d; ++j) {
+            NEUROSCALE_SIDE_BY_SIDE
+            for (int e = 0; e < lanes; ++e) {
+                double sum = 0.0;
+                for (int k = 0; k < d; ++k) {
+                    sum += q.m[i][k][e] * value[k][e] * q.m[j][k][e];
+                }
+                out.m[i][j][e] = sum;
+            }
+        }
+    }
+}
+
+// Eigenvalues of t raised to `lowest` times the largest one in size, and to `least`.
+template <int d, int lanes>
+NEUROSCALE_EVERYWHERE void raise(Matrix<d, lanes>& t, double lowest, Numbers<lanes>& least) {
+    Matrix<d, lanes> q;
     for (int i = 0; i < d; ++i) {
         for (int j = 0; j < d; ++j) {
-            double sum = 0.0;
-            for (int k = 0; k < d; ++k) {
-                sum += a.m[i][k] * b.m[k][j];
+            for (int e = 0; e < lanes; ++e) {
+                q.m[i][j][e] = i == j ? 1.0 : 0.0;
             }
-            out.m[i][j] = sum;
         }
     }
-    return out;
-}
-
-template <int d>
-NEUROSCALE_EVERYWHERE inline double trace(const Matrix<d>& a) {
-    double sum = 0.0;
-    for (int i = 0; i < d; ++i) {
-        sum += a.m[i][i];
-    }
-    return sum;
-}
-
-// Eigenvalues raised to `lowest` times the largest one in size.
-template <int d>
-NEUROSCALE_EVERYWHERE inline Matrix<d> raise(Matrix<d> t, double lowest) {
-    Matrix<d> q;
     eigen(t, q);
-    double value[d];
-    double largest = 0.0;
     for (int i = 0; i < d; ++i) {
-        value[i] = t.m[i][i];
-        largest = std::fabs(value[i]) > largest ? std::fabs(value[i]) : largest;
+        NEUROSCALE_SIDE_BY_SIDE
+        for (int e = 0; e < lanes; ++e) {
+            const double share = lowest * std::fabs(t.m[i][i][e]);
+            least[e] = share > least[e] ? share : least[e];
+        }
     }
+    Numbers<lanes> value[d];
     for (int i = 0; i < d; ++i) {
-        value[i] = value[i] < lowest * largest ? lowest * largest : value[i];
+        NEUROSCALE_SIDE_BY_SIDE
+        for (int e = 0; e < lanes; ++e) {
+            value[i][e] = t.m[i][i][e] < least[e] ? least[e] : t.m[i][i][e];
+        }
     }
-    return compose(q, value);
+    compose(q, value, t);
 }
 
-// lower + D^1/2 clip_[0,1](D^-1/2 (t - lower) D^-1/2) D^1/2 with D = upper - lower.
-template <int d>
-NEUROSCALE_EVERYWHERE inline Matrix<d> clip(const Matrix<d>& t, const Matrix<d>& lower, const Matrix<d>& upper) {
-    Matrix<d> width;
-    Matrix<d> above;
+// Lower triangular C with C C^T = a, and its inverse. Where a pivot is no more than `least`, the eigenvalues of `a` are
+// first raised to that.
+template <int d, int lanes>
+NEUROSCALE_EVERYWHERE void root(Matrix<d, lanes>& a, Numbers<lanes>& least, Matrix<d, lanes>& c,
+                                Matrix<d, lanes>& inverse) {
+    Matrix<d, lanes> r = a;
+    Flags<lanes> definite;
+    for (int e = 0; e < lanes; ++e) {
+        definite[e] = 1;
+    }
+    eliminate(r, least, definite);
+    if (!all(definite)) {
+        raise(a, 0.0, least);
+        Matrix<d, lanes> raised = a;
+        Flags<lanes> any;
+        eliminate(raised, least, any);
+        for (int i = 0; i < d; ++i) {
+            for (int j = i; j < d; ++j) {
+                for (int e = 0; e < lanes; ++e) {
+                    r.m[i][j][e] = definite[e] != 0 ? r.m[i][j][e] : raised.m[i][j][e];
+                }
+            }
+        }
+    }
+    for (int j = 0; j < d; ++j) {
+        Numbers<lanes> scale;
+        NEUROSCALE_SIDE_BY_SIDE
+        for (int e = 0; e < lanes; ++e) {
+            scale[e] = 1.0 / std::sqrt(r.m[j][j][e]);
+        }
+        for (int i = 0; i < d; ++i) {
+            NEUROSCALE_SIDE_BY_SIDE
+            for (int e = 0; e < lanes; ++e) {
+                c.m[i][j][e] = i < j ? 0.0 : r.m[j][i][e] * scale[e];
+                inverse.m[i][j][e] = i == j ? scale[e] : 0.0;
+            }
+        }
+    }
+    for (int j = 0; j < d; ++j) {
+        for (int i = j + 1; i < d; ++i) {
+            NEUROSCALE_SIDE_BY_SIDE
+            for (int e = 0; e < lanes; ++e) {
+                double sum = 0.0;
+                for (int k = j; k < i; ++k) {
+                    sum += c.m[i][k][e] * inverse.m[k][j][e];
+                }
+                inverse.m[i][j][e] = -sum * inverse.m[i][i][e];
+            }
+        }
+    }
+}
+
+// w a w^T with lower triangular w.
+template <int d, int lanes>
+NEUROSCALE_EVERYWHERE void congruent(const Matrix<d, lanes>& w, Matrix<d, lanes>& a) {
+    Matrix<d, lanes> half;
     for (int i = 0; i < d; ++i) {
         for (int j = 0; j < d; ++j) {
-            width.m[i][j] = 0.5 * ((upper.m[i][j] - lower.m[i][j]) + (upper.m[j][i] - lower.m[j][i]));
-            above.m[i][j] = t.m[i][j] - lower.m[i][j];
+            NEUROSCALE_SIDE_BY_SIDE
+            for (int e = 0; e < lanes; ++e) {
+                double sum = 0.0;
+                for (int k = 0; k <= i; ++k) {
+                    sum += w.m[i][k][e] * (k < j ? a.m[k][j][e] : a.m[j][k][e]);
+                }
+                half.m[i][j][e] = sum;
+            }
         }
     }
-    Matrix<d> q;
-    eigen(width, q);
-    const double least = 1e-14 * std::fabs(trace(upper));
-    double root[d];
-    double inverse[d];
     for (int i = 0; i < d; ++i) {
-        const double value = width.m[i][i] < least ? least : width.m[i][i];
-        root[i] = std::sqrt(value);
-        inverse[i] = 1.0 / root[i];
-    }
-    const Matrix<d> whiten = compose(q, inverse);
-    Matrix<d> share = product(product(whiten, above), whiten);
-    for (int i = 0; i < d; ++i) {
-        for (int j = i + 1; j < d; ++j) {
-            share.m[i][j] = share.m[j][i] = 0.5 * (share.m[i][j] + share.m[j][i]);
+        for (int j = i; j < d; ++j) {
+            NEUROSCALE_SIDE_BY_SIDE
+            for (int e = 0; e < lanes; ++e) {
+                double sum = 0.0;
+                for (int k = 0; k <= j; ++k) {
+                    sum += half.m[i][k][e] * w.m[j][k][e];
+                }
+                a.m[i][j][e] = sum;
+            }
         }
     }
-    Matrix<d> base;
-    eigen(share, base);
-    double value[d];
+}
+
+// lower + C clip_[0,1](C^-1 (t - lower) C^-T) C^T with C C^T = upper - lower, the same for each such C.
+template <int d, int lanes>
+NEUROSCALE_EVERYWHERE void clip(Matrix<d, lanes>& t, const Matrix<d, lanes>& lower, const Matrix<d, lanes>& upper) {
+    Matrix<d, lanes> width;
     for (int i = 0; i < d; ++i) {
-        value[i] = share.m[i][i] < 0.0 ? 0.0 : share.m[i][i] > 1.0 ? 1.0 : share.m[i][i];
-    }
-    Matrix<d> out = compose(product(compose(q, root), base), value);
-    for (int i = 0; i < d; ++i) {
-        for (int j = 0; j < d; ++j) {
-            out.m[i][j] += lower.m[i][j];
+        for (int j = i; j < d; ++j) {
+            NEUROSCALE_SIDE_BY_SIDE
+            for (int e = 0; e < lanes; ++e) {
+                width.m[i][j][e] = upper.m[i][j][e] - lower.m[i][j][e];
+                t.m[i][j][e] -= lower.m[i][j][e];
+            }
         }
     }
-    return out;
+    Numbers<lanes> least;
+    trace(upper, least);
+    for (int e = 0; e < lanes; ++e) {
+        least[e] = 1e-14 * std::fabs(least[e]);
+    }
+    Matrix<d, lanes> c;
+    Matrix<d, lanes> inverse;
+    root(width, least, c, inverse);
+    congruent(inverse, t);
+    eigen(t, c);
+    Numbers<lanes> value[d];
+    for (int i = 0; i < d; ++i) {
+        NEUROSCALE_SIDE_BY_SIDE
+        for (int e = 0; e < lanes; ++e) {
+            const double positive = t.m[i][i][e] < 0.0 ? 0.0 : t.m[i][i][e];
+            value[i][e] = positive > 1.0 ? 1.0 : positive;
+        }
+    }
+    compose(c, value, t);
+    for (int i = 0; i < d; ++i) {
+        for (int j = i; j < d; ++j) {
+            NEUROSCALE_SIDE_BY_SIDE
+            for (int e = 0; e < lanes; ++e) {
+                t.m[i][j][e] += lower.m[i][j][e];
+            }
+        }
+    }
 }
 
 } // namespace neuroscale::kernels::small_tensor
