@@ -1,68 +1,387 @@
-// One thread per coarse cell and component; it keeps the eight partial sums of the specification.
+// A block takes consecutive segments whose entries, times a slab of at most 32 components, fill a tile of 2048 pairs
+// (entry, component). Entries of neighbouring segments are neighbours in memory, so all threads read the pairs of a
+// tile side by side, eight each, whatever the lengths of its segments; the products wait in shared memory for the order
+// of the specification. There a segment's component is one thread's; of a segment of more than `by_warp` entries, eight
+// threads take each block of 64 entries, and one adds their sums. A segment beyond a tile goes through it by parts, the
+// cells of the next part being read meanwhile.
 #include "neuroscale/kernels/coarsen_cells.h"
 
 #include "launch.h"
 
 namespace neuroscale::kernels::cuda {
 
+constexpr int threads = threads_per_block;
+constexpr int entries_per_thread = 8;
+constexpr int most_pairs = threads * entries_per_thread;
+constexpr int most_width = 32; // a tile has room for a block of 64 entries
+constexpr int lanes = cell_lanes;
+constexpr int chunk = cell_block;
+constexpr int groups_per_warp = 32 / lanes;
+constexpr int by_warp = 128;
+constexpr unsigned whole_warp = 0xffffffffU;
+
 template <typename T>
-__global__ void coarsen(CellMap map, const T* weights, const T* scale, const T* fine, std::int64_t components,
-                        T* coarse) {
-    for (std::int64_t i = first_item(); i < map.coarse * components; i += item_step()) {
-        const std::int64_t c = i / components;
-        const std::int64_t k = i % components;
-        const std::int64_t end = map.offsets[c + 1];
-        double high = 0.0;
-        double low = 0.0;
-        for (std::int64_t block = map.offsets[c]; block < end; block += cell_block) {
-            double lane[cell_lanes] = {};
-            for (std::int64_t j = block; j < block + cell_block && j < end; j += cell_lanes) {
+struct Cells {
+    CellMap map;
+    const T* weights;
+    const T* scale;
+    const T* from;
+    T* to;
+    std::int64_t components;
+    std::int64_t slabs;
+    int width;
+    std::int64_t segments; // per block
+    std::int64_t blocks;
+};
+
+// Where a pair lies in shared memory: the gaps keep threads apart whose segments are 2^n entries long.
+__device__ inline int slot(int pair) {
+    return pair + (pair >> 4) + (pair >> 8);
+}
+
+constexpr int slots = most_pairs + (most_pairs >> 4) + (most_pairs >> 8);
+constexpr std::int64_t starts_bytes = (threads + 1) * sizeof(int);
+
+// What one block works on: segments first ... last - 1, components k ... k + width - 1. A thread has the same component
+// of entries row, row + rows, ... of every tile; some threads have none.
+struct Work {
+    std::int64_t first;
+    std::int64_t last;
+    std::int64_t k;
+    int width;
+    int rows;
+    int row;
+    int column;
+    unsigned inverse;
+
+    template <typename T>
+    __device__ Work(const Cells<T>& a, std::int64_t block) {
+        const std::int64_t range = a.slabs == 1 ? block : block / a.slabs;
+        first = range * a.segments;
+        last = first + a.segments < a.map.coarse ? first + a.segments : a.map.coarse;
+        k = (block - range * a.slabs) * a.width;
+        width = a.components - k < a.width ? static_cast<int>(a.components - k) : a.width;
+        inverse = (1U << 31) / static_cast<unsigned>(width) + 1;
+        rows = static_cast<int>(threads / static_cast<unsigned>(width));
+        row = over_width(static_cast<int>(threadIdx.x));
+        column = static_cast<int>(threadIdx.x) - row * width;
+        row = row < rows ? row : tile();
+    }
+
+    __device__ int tile() const { return rows * entries_per_thread; }
+
+    // each(u, entry of the tile).
+    template <typename Each>
+    __device__ void for_entries(Each each) const {
+        int own = row;
+        asm volatile("" : "+r"(own)); // or registers keep all that follows from it, cheap as it is, for the next tile
 #pragma unroll
-                for (std::int64_t e = 0; e < cell_lanes; ++e) {
-                    if (j + e < end) {
-                        const std::int64_t cell = map.cells[j + e];
-                        const double weight = weights == nullptr ? 1.0 : static_cast<double>(weights[j + e]);
-                        lane[e] += weight * static_cast<double>(fine[cell * components + k]);
-                    }
-                }
-            }
-            const double term =
-                ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
-            const double sum = high + term;
-            const double part = sum - high;
-            low += (high - (sum - part)) + (term - part);
-            high = sum;
+        for (int u = 0; u < entries_per_thread; ++u) {
+            each(u, own + u * rows);
         }
-        const double factor = scale == nullptr ? 1.0 : static_cast<double>(scale[c]);
-        coarse[i] = static_cast<T>(factor * (high + low));
+    }
+
+    // i / width, exact where i * width < 2^31.
+    __device__ int over_width(int i) const {
+        return static_cast<int>(static_cast<std::uint64_t>(static_cast<unsigned>(i)) * inverse >> 31);
+    }
+};
+
+// How many of the segments c ... last - 1 fit into a tile together, at most one per thread. Their starts, counted from
+// the first, are in `starts` after the next barrier.
+__device__ inline int whole_segments(const CellMap& map, std::int64_t c, const Work& work, int* starts) {
+    const std::int64_t own = c + threadIdx.x;
+    const std::int64_t end = own < work.last ? map.offsets[own + 1] - map.offsets[c] : most_pairs + 1;
+    const bool fits = end <= work.tile();
+    const int count = __syncthreads_count(fits);
+    if (fits) {
+        starts[threadIdx.x + 1] = static_cast<int>(end);
+    }
+    if (threadIdx.x == 0) {
+        starts[0] = 0;
+    }
+    return count;
+}
+
+// Of the `entries` of a tile those of this thread; beyond the end the last stands in, so that no load is conditional.
+template <typename T, typename At>
+__device__ void gather(T (&into)[entries_per_thread], const Work& work, int entries, At at) {
+    work.for_entries([&](int u, int e) { into[u] = at(u, e < entries ? e : entries - 1); });
+}
+
+template <typename T>
+__device__ void gather_cells(std::int64_t (&cell)[entries_per_thread], const Cells<T>& a, const Work& work,
+                             std::int64_t base, int entries) {
+    const std::int64_t* cells = a.map.cells + base;
+    gather(cell, work, entries, [&](int, int e) { return cells[e]; });
+}
+
+// The products of a tile, from memory to their places.
+template <typename T>
+__device__ void multiply(double* products, const Cells<T>& a, const Work& work, std::int64_t base, int entries,
+                         const std::int64_t (&cell)[entries_per_thread]) {
+    const T* weights = a.weights + base;
+    T weight[entries_per_thread];
+    gather(weight, work, entries, [&](int, int e) { return a.weights == nullptr ? T(1) : weights[e]; });
+    const T* from = a.from + work.k + work.column;
+    T value[entries_per_thread];
+    gather(value, work, entries, [&](int u, int) { return from[cell[u] * a.components]; });
+    work.for_entries([&](int u, int e) {
+        if (e < entries) {
+            products[slot(e * work.width + work.column)] =
+                static_cast<double>(weight[u]) * static_cast<double>(value[u]);
+        }
+    });
+}
+
+struct Total {
+    double high = 0.0;
+    double low = 0.0;
+
+    __device__ void add(double term) {
+        const double sum = high + term;
+        const double part = sum - high;
+        low += (high - (sum - part)) + (term - part);
+        high = sum;
+    }
+};
+
+template <typename T>
+__device__ double scale_of(const Cells<T>& a, std::int64_t c) {
+    return a.scale == nullptr ? 1.0 : static_cast<double>(a.scale[c]);
+}
+
+// One thread, one component of the segment at entries start ... end - 1 of the tile.
+__device__ inline Total sum_segment(const double* products, int width, int start, int end, int k) {
+    Total total;
+    for (int block = start; block < end; block += chunk) {
+        const int stop = block + chunk < end ? block + chunk : end;
+        double lane[lanes] = {};
+        int j = block;
+        for (; j + lanes <= stop; j += lanes) {
+#pragma unroll
+            for (int e = 0; e < lanes; ++e) {
+                lane[e] += products[slot((j + e) * width + k)];
+            }
+        }
+#pragma unroll
+        for (int e = 0; e < lanes - 1; ++e) {
+            const double last = products[slot((j + e < stop ? j + e : stop - 1) * width + k)];
+            lane[e] += j + e < stop ? last : 0.0;
+        }
+        total.add(((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7])));
+    }
+    return total;
+}
+
+// The sums of the segment's blocks of 64 entries, each in the place of its first product; eight threads per block and
+// component, this warp from number `first` on. Whole warps call it.
+__device__ inline void sum_chunks(double* products, const Work& work, int start, int end, int first, int step) {
+    const int count = (end - start + chunk - 1) / chunk * work.width;
+    const int lane = static_cast<int>(threadIdx.x) % lanes;
+    for (int warps = first; warps < count; warps += step) {
+        const int own = warps + static_cast<int>(threadIdx.x) % 32 / lanes;
+        const int i = own < count ? own : count - 1;
+        const int j = start + work.over_width(i) * chunk;
+        const int k = i - work.over_width(i) * work.width;
+        double sum = 0.0;
+#pragma unroll
+        for (int e = lane; e < chunk + lane; e += lanes) {
+            const double product = products[slot((j + e < end ? j + e : end - 1) * work.width + k)];
+            sum += j + e < end ? product : 0.0;
+        }
+        sum += __shfl_xor_sync(whole_warp, sum, 4, 32);
+        sum += __shfl_xor_sync(whole_warp, sum, 2, 32);
+        sum += __shfl_xor_sync(whole_warp, sum, 1, 32);
+        if (lane == 0 && own < count) {
+            products[slot(j * work.width + k)] = sum;
+        }
+    }
+}
+
+__device__ inline void add_chunks(const double* products, int width, int start, int end, int k, Total& total) {
+    for (int j = start; j < end; j += chunk) {
+        total.add(products[slot(j * width + k)]);
+    }
+}
+
+// Segments c ... c + n - 1, which fill a tile.
+template <typename T>
+__device__ void coarsen_tile(const Cells<T>& a, const Work& work, std::int64_t c, int n, double* products,
+                             const int* starts) {
+    const std::int64_t base = a.map.offsets[c];
+    const int entries = static_cast<int>(a.map.offsets[c + n] - base);
+    if (entries > 0) {
+        std::int64_t cell[entries_per_thread];
+        gather_cells(cell, a, work, base, entries);
+        multiply(products, a, work, base, entries, cell);
+    }
+    const int own = static_cast<int>(threadIdx.x);
+    const bool longer = own < n && a.map.offsets[c + own + 1] - a.map.offsets[c + own] > by_warp;
+    const bool some_longer = __syncthreads_count(longer) > 0;
+    T* to = a.to + c * a.components + work.k;
+    for (int task = own; task < n * work.width; task += threads) {
+        const int s = work.over_width(task);
+        const int k = task - s * work.width;
+        if (starts[s + 1] - starts[s] <= by_warp) {
+            const double factor = scale_of(a, c + s);
+            const Total total = sum_segment(products, work.width, starts[s], starts[s + 1], k);
+            to[s * a.components + k] = static_cast<T>(factor * (total.high + total.low));
+        }
+    }
+    for (int s = some_longer ? own / 32 : n; s < n; s += threads / 32) {
+        if (starts[s + 1] - starts[s] <= by_warp) {
+            continue;
+        }
+        sum_chunks(products, work, starts[s], starts[s + 1], 0, groups_per_warp);
+        __syncwarp(whole_warp);
+        if (const int k = own % 32; k < work.width) {
+            Total total;
+            add_chunks(products, work.width, starts[s], starts[s + 1], k, total);
+            to[s * a.components + k] = static_cast<T>(scale_of(a, c + s) * (total.high + total.low));
+        }
+    }
+}
+
+// A segment that no tile holds: by all threads, a tile of whole blocks of 64 entries at a time.
+template <typename T>
+__device__ void coarsen_long(const Cells<T>& a, const Work& work, std::int64_t c, double* products) {
+    const int most = work.tile() / chunk * chunk;
+    const std::int64_t end = a.map.offsets[c + 1];
+    const auto entries_at = [&](std::int64_t j) { return end - j < most ? static_cast<int>(end - j) : most; };
+    const int own = static_cast<int>(threadIdx.x);
+    Total total;
+    std::int64_t cell[entries_per_thread];
+    gather_cells(cell, a, work, a.map.offsets[c], entries_at(a.map.offsets[c]));
+    for (std::int64_t j = a.map.offsets[c]; j < end; j += most) {
+        const int entries = entries_at(j);
+        __syncthreads(); // the sums of the tile before have been added
+        multiply(products, a, work, j, entries, cell);
+        if (j + most < end) {
+            gather_cells(cell, a, work, j + most, entries_at(j + most));
+        }
+        __syncthreads();
+        sum_chunks(products, work, 0, entries, own / 32 * groups_per_warp, threads / lanes);
+        __syncthreads();
+        if (own < work.width) {
+            add_chunks(products, work.width, 0, entries, own, total);
+        }
+    }
+    if (own < work.width) {
+        a.to[c * a.components + work.k + own] = static_cast<T>(scale_of(a, c) * (total.high + total.low));
     }
 }
 
 template <typename T>
-__global__ void refine(CellMap map, const T* weights, const T* scale, const T* coarse, std::int64_t components,
-                       T* fine) {
-    for (std::int64_t i = first_item(); i < map.coarse * components; i += item_step()) {
-        const std::int64_t c = i / components;
-        const std::int64_t k = i % components;
-        const double factor = scale == nullptr ? 1.0 : static_cast<double>(scale[c]);
-        for (std::int64_t j = map.offsets[c]; j < map.offsets[c + 1]; ++j) {
-            const std::int64_t cell = map.cells[j];
-            const double weight = weights == nullptr ? 1.0 : static_cast<double>(weights[j]);
-            fine[cell * components + k] = static_cast<T>(weight * factor * static_cast<double>(coarse[i]));
+__global__ void __launch_bounds__(threads, sizeof(T) == 8 ? 3 : 4) coarsen(Cells<T> a) {
+    NEUROSCALE_SHARED(memory);
+    double* products = reinterpret_cast<double*>(memory);
+    int* starts = reinterpret_cast<int*>(memory + slots * sizeof(double));
+    for (std::int64_t block = blockIdx.x; block < a.blocks; block += gridDim.x) {
+        const Work work(a, block);
+        for (std::int64_t c = work.first; c < work.last;) {
+            const int n = whole_segments(a.map, c, work, starts);
+            if (n == 0) {
+                coarsen_long(a, work, c, products);
+            } else {
+                coarsen_tile(a, work, c, n, products, starts);
+            }
+            c += n == 0 ? 1 : n;
         }
     }
+}
+
+// Which of the n segments of a tile an entry belongs to: at least eight threads write it for each segment.
+__device__ inline void write_owners(const int* starts, int n, std::uint8_t* owners) {
+    int shares = threads;
+    while (shares > lanes && shares * n > threads) {
+        shares /= 2;
+    }
+    const int own = static_cast<int>(threadIdx.x);
+    for (int s = own / shares; s < n; s += threads / shares) {
+        for (int e = starts[s] + own % shares; e < starts[s + 1]; e += shares) {
+            owners[e] = static_cast<std::uint8_t>(s);
+        }
+    }
+}
+
+// The pairs of a tile that starts in segment c, all of it in that segment where `owners` is nullptr.
+template <typename T>
+__device__ void spread(const Cells<T>& a, const Work& work, std::int64_t c, std::int64_t base, int entries,
+                       const std::int64_t (&cell)[entries_per_thread], const std::uint8_t* owners) {
+    const T* weights = a.weights + base;
+    const T* from = a.from + c * a.components + work.k + work.column;
+    T value[entries_per_thread];
+    gather(value, work, entries, [&](int, int e) {
+        const int s = owners == nullptr ? 0 : owners[e];
+        const double weight = a.weights == nullptr ? 1.0 : static_cast<double>(weights[e]);
+        return static_cast<T>(weight * scale_of(a, c + s) * static_cast<double>(from[s * a.components]));
+    });
+    T* to = a.to + work.k + work.column;
+    work.for_entries([&](int u, int e) {
+        if (e < entries) {
+            to[cell[u] * a.components] = value[u];
+        }
+    });
+}
+
+template <typename T>
+__global__ void __launch_bounds__(threads, 4) refine(Cells<T> a) {
+    NEUROSCALE_SHARED(memory);
+    int* starts = reinterpret_cast<int*>(memory);
+    std::uint8_t* owners = memory + starts_bytes;
+    for (std::int64_t block = blockIdx.x; block < a.blocks; block += gridDim.x) {
+        const Work work(a, block);
+        const int most = work.tile();
+        for (std::int64_t c = work.first; c < work.last;) {
+            const int n = whole_segments(a.map, c, work, starts);
+            const std::int64_t end = a.map.offsets[c + (n == 0 ? 1 : n)];
+            for (std::int64_t j = a.map.offsets[c]; j < end; j += most) {
+                const int entries = end - j < most ? static_cast<int>(end - j) : most;
+                std::int64_t cell[entries_per_thread];
+                gather_cells(cell, a, work, j, entries);
+                if (n > 1) {
+                    __syncthreads();
+                    write_owners(starts, n, owners);
+                    __syncthreads();
+                }
+                spread(a, work, c, j, entries, cell, n > 1 ? owners : nullptr);
+            }
+            c += n == 0 ? 1 : n;
+        }
+    }
+}
+
+// As many segments per block as fill a tile if all are as long as the mean, less 1/8 where there are many: one that
+// does not fit costs a second tile.
+template <typename T>
+static Cells<T> cells_of(const CellMap& map, const T* weights, const T* scale, const T* from, std::int64_t components,
+                         T* to) {
+    const std::int64_t slabs = (components + most_width - 1) / most_width;
+    if (map.coarse == 0 || components == 0) {
+        return {};
+    }
+    const int width = static_cast<int>((components + slabs - 1) / slabs);
+    const std::int64_t length = map.entries / map.coarse;
+    std::int64_t segments = length == 0 ? threads : threads / width * entries_per_thread * map.coarse / map.entries;
+    segments -= segments / 8;
+    segments = segments < 1 ? 1 : segments > threads ? threads : segments;
+    const std::int64_t blocks = (map.coarse + segments - 1) / segments * slabs;
+    return {map, weights, scale, from, to, components, slabs, width, segments, blocks};
 }
 
 template <typename T>
 int coarsen_cells(const CellMap& map, const T* weights, const T* scale, const T* fine, std::int64_t components,
                   T* coarse, void* stream) noexcept {
-    return launch(map.coarse * components, stream, coarsen<T>, map, weights, scale, fine, components, coarse);
+    const Cells<T> a = cells_of(map, weights, scale, fine, components, coarse);
+    return launch_blocks(a.blocks, slots * sizeof(double) + starts_bytes, stream, coarsen<T>, a);
 }
 
 template <typename T>
 int refine_cells(const CellMap& map, const T* weights, const T* scale, const T* coarse, std::int64_t components,
                  T* fine, void* stream) noexcept {
-    return launch(map.coarse * components, stream, refine<T>, map, weights, scale, coarse, components, fine);
+    const Cells<T> a = cells_of(map, weights, scale, coarse, components, fine);
+    return launch_blocks(a.blocks, starts_bytes + most_pairs, stream, refine<T>, a);
 }
 
 template int coarsen_cells<float>(const CellMap&, const float*, const float*, const float*, std::int64_t, float*,
