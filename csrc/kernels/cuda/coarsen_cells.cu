@@ -8,6 +8,8 @@
 
 #include "launch.h"
 
+#include <type_traits>
+
 namespace neuroscale::kernels::cuda {
 
 constexpr int threads = threads_per_block;
@@ -28,6 +30,7 @@ struct Cells {
     const T* from;
     T* to;
     std::int64_t components;
+    std::int64_t stride; // bytes of a row
     std::int64_t slabs;
     int width;
     std::int64_t segments; // per block
@@ -65,8 +68,9 @@ struct Work {
         rows = static_cast<int>(threads / static_cast<unsigned>(width));
         row = over_width(static_cast<int>(threadIdx.x));
         column = static_cast<int>(threadIdx.x) - row * width;
-        row = row < rows ? row : tile();
     }
+
+    __device__ bool idle() const { return row == rows; }
 
     __device__ int tile() const { return rows * entries_per_thread; }
 
@@ -106,31 +110,38 @@ __device__ inline int whole_segments(const CellMap& map, std::int64_t c, const W
 // Of the `entries` of a tile those of this thread; beyond the end the last stands in, so that no load is conditional.
 template <typename T, typename At>
 __device__ void gather(T (&into)[entries_per_thread], const Work& work, int entries, At at) {
-    work.for_entries([&](int u, int e) { into[u] = at(u, e < entries ? e : entries - 1); });
+    work.for_entries([&](int u, int e) { into[u] = at(u, static_cast<unsigned>(e < entries ? e : entries - 1)); });
+}
+
+// Element row * stride / sizeof(T) of an array: a multiplication and an addition in one instruction.
+template <typename T>
+__device__ T& in_row(T* array, std::int64_t row, std::int64_t stride) {
+    using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
+    return *reinterpret_cast<T*>(reinterpret_cast<Byte*>(array) + row * stride);
 }
 
 template <typename T>
 __device__ void gather_cells(std::int64_t (&cell)[entries_per_thread], const Cells<T>& a, const Work& work,
                              std::int64_t base, int entries) {
     const std::int64_t* cells = a.map.cells + base;
-    gather(cell, work, entries, [&](int, int e) { return cells[e]; });
+    gather(cell, work, entries, [&](int, unsigned e) { return cells[e]; });
 }
 
-// The products of a tile, from memory to their places.
+// The products of a tile, from memory to their places; beyond the last entry there is room for anything.
 template <typename T>
 __device__ void multiply(double* products, const Cells<T>& a, const Work& work, std::int64_t base, int entries,
                          const std::int64_t (&cell)[entries_per_thread]) {
+    if (work.idle()) {
+        return;
+    }
     const T* weights = a.weights + base;
     T weight[entries_per_thread];
-    gather(weight, work, entries, [&](int, int e) { return a.weights == nullptr ? T(1) : weights[e]; });
+    gather(weight, work, entries, [&](int, unsigned e) { return a.weights == nullptr ? T(1) : weights[e]; });
     const T* from = a.from + work.k + work.column;
     T value[entries_per_thread];
-    gather(value, work, entries, [&](int u, int) { return from[cell[u] * a.components]; });
-    work.for_entries([&](int u, int e) {
-        if (e < entries) {
-            products[slot(e * work.width + work.column)] =
-                static_cast<double>(weight[u]) * static_cast<double>(value[u]);
-        }
+    gather(value, work, entries, [&](int u, unsigned) { return in_row(from, cell[u], a.stride); });
+    work.for_entries([&](int u, int e) { // a condition on each would make the loads before wait for each other
+        products[slot(e * work.width + work.column)] = static_cast<double>(weight[u]) * static_cast<double>(value[u]);
     });
 }
 
@@ -309,18 +320,21 @@ __device__ inline void write_owners(const int* starts, int n, std::uint8_t* owne
 template <typename T>
 __device__ void spread(const Cells<T>& a, const Work& work, std::int64_t c, std::int64_t base, int entries,
                        const std::int64_t (&cell)[entries_per_thread], const std::uint8_t* owners) {
+    if (work.idle()) {
+        return;
+    }
     const T* weights = a.weights + base;
     const T* from = a.from + c * a.components + work.k + work.column;
     T value[entries_per_thread];
-    gather(value, work, entries, [&](int, int e) {
+    gather(value, work, entries, [&](int, unsigned e) {
         const int s = owners == nullptr ? 0 : owners[e];
         const double weight = a.weights == nullptr ? 1.0 : static_cast<double>(weights[e]);
-        return static_cast<T>(weight * scale_of(a, c + s) * static_cast<double>(from[s * a.components]));
+        return static_cast<T>(weight * scale_of(a, c + s) * static_cast<double>(in_row(from, s, a.stride)));
     });
     T* to = a.to + work.k + work.column;
     work.for_entries([&](int u, int e) {
         if (e < entries) {
-            to[cell[u] * a.components] = value[u];
+            in_row(to, cell[u], a.stride) = value[u];
         }
     });
 }
@@ -367,7 +381,8 @@ static Cells<T> cells_of(const CellMap& map, const T* weights, const T* scale, c
     segments -= segments / 8;
     segments = segments < 1 ? 1 : segments > threads ? threads : segments;
     const std::int64_t blocks = (map.coarse + segments - 1) / segments * slabs;
-    return {map, weights, scale, from, to, components, slabs, width, segments, blocks};
+    return {map,   weights, scale,    from,  to, components, components * std::int64_t(sizeof(T)),
+            slabs, width,   segments, blocks};
 }
 
 template <typename T>
