@@ -69,6 +69,29 @@ void pyramid(std::int64_t fields) {
     }
 }
 
+// Means alone, which the CUDA kernel makes in another way.
+void means(const k::PyramidShape& shape) {
+    const std::int64_t cells = shape.fields * shape.depth * shape.height * shape.width;
+    const std::vector<double> fine = numbers(cells, 9);
+    std::vector<std::vector<double>> outputs[2];
+    for (int version = 0; version < 2; ++version) {
+        double* p[k::max_pyramid_levels];
+        std::int64_t left = cells;
+        for (std::int64_t s = 0; s < shape.levels; ++s) {
+            left /= shape.factor[s] * shape.factor[s] * (shape.volume ? shape.factor[s] : 1);
+            outputs[version].emplace_back(static_cast<std::size_t>(left));
+            p[s] = outputs[version].back().data();
+        }
+        const k::PyramidOutputs<double> out{p, nullptr, nullptr};
+        if (version == 0) {
+            TESTED(coarsen_pyramid<double>, fine.data(), nullptr, out, shape);
+        } else {
+            k::reference::coarsen_pyramid<double>(fine.data(), nullptr, out, shape);
+        }
+    }
+    check("coarsen_pyramid, means", outputs[0] == outputs[1]);
+}
+
 void cells(std::int64_t coarse_cells) {
     std::vector<std::int64_t> offsets{0};
     for (std::int64_t c = 0; c < coarse_cells; ++c) {
@@ -184,6 +207,10 @@ void gate(std::int64_t n) {
 int main(int, char** arguments) {
     const std::int64_t less = std::atoll(arguments[1]);
     pyramid(400 / less);
+    means({2000 / less, 1, 32, 32, 5, {2, 2, 2, 2, 2}, false});
+    means({1, 1, 12, 60000 / less, 3, {3, 2, 2}, false});
+    means({200 / less, 16, 16, 16, 4, {2, 2, 2, 2}, true});
+    means({1, 12, 12, 12000 / less, 2, {3, 2}, true});
     cells(60000 / less);
     conserve(300000 / less);
     admissible(40000 / less);

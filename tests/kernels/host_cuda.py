@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from neuroscale_couple.kernels import backend
 CSRC = Path(__file__).parents[2] / "csrc"
 HOST = CSRC / "tests/host_cuda/host_cuda.cpp"
 CUDA = sorted((CSRC / "kernels/cuda").glob("*.cu"))
+CPU = sorted((CSRC / "kernels/cpu").glob("*.cpp"))  # only so that everything links
 REFERENCE = sorted((CSRC / "kernels/reference").glob("*.cpp"))
 BINDINGS = [
     CSRC / "bindings/module.cpp",
@@ -29,6 +31,9 @@ BINDINGS = [
 ]
 FLAGS = ["-std=c++17", "-ffp-contract=off", "-fPIC", "-DNEUROSCALE_HOST_CUDA", "-DNEUROSCALE_HAS_CUDA",
          f"-I{CSRC / 'include'}", f"-I{CSRC / 'tests/host_cuda'}", "-Wno-unknown-pragmas"]  # fmt: skip
+RACES = ("-O1", "-g", "-fsanitize=thread")
+RACES_HOST = ("-O1", "-DHOST_CUDA_RACES")
+MEMORY = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 NAME = "neuroscale_couple.kernels._compiled"
 
 
@@ -41,6 +46,8 @@ def compile_all(folder: Path, sources: list[Path], *options: str, host_options: 
     def one(source: Path) -> str:
         out = str(folder / f"{source.parent.name}_{source.stem}.o")
         mine = host_options if source == HOST and host_options else options
+        if source in BINDINGS or source in CPU:
+            mine = tuple("-O0" if option == "-O1" else option for option in mine)  # not what is tested
         done = subprocess.run(
             [compiler, *FLAGS, *mine, "-x", "c++", "-c", str(source), "-o", out],
             capture_output=True, text=True, timeout=300, check=False,
@@ -65,14 +72,39 @@ def program(folder: Path, sources: list[Path], *options: str, host_options: tupl
     return out
 
 
+def run(built: Path, *arguments: str, order: str = "forward") -> subprocess.CompletedProcess[str]:
+    """Run a program; `order`: of the threads between barriers, forward, backward or a number for a mixed one."""
+    environment = {**os.environ, "HOST_CUDA_ORDER": order, "TSAN_OPTIONS": "halt_on_error=1"}
+    done = subprocess.run(
+        [str(built), *arguments], env=environment, capture_output=True, text=True, timeout=110, check=False
+    )
+    if "unexpected memory mapping" in done.stderr:
+        pytest.skip("this kernel's address space does not suit ThreadSanitizer")
+    return done
+
+
 @functools.cache
+def _made() -> ModuleType | BaseException:
+    try:
+        return _make_extension()
+    except BaseException as error:
+        return error
+
+
 def extension() -> ModuleType:
-    """The compiled extension, whose kernels of CUDA work on arrays of the CPU; built once per process."""
+    """The compiled extension, whose kernels of CUDA work on arrays of the CPU; built, or not, once per process."""
+    made = _made()
+    if isinstance(made, BaseException):
+        raise made
+    return made
+
+
+def _make_extension() -> ModuleType:
     pybind11 = pytest.importorskip("pybind11")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         includes = (f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}")
-        objects = compile_all(folder, [*CUDA, *REFERENCE, *BINDINGS], "-O1", "-fvisibility=hidden", *includes)
+        objects = compile_all(folder, [*CUDA, *REFERENCE, *CPU, *BINDINGS], "-O1", "-fvisibility=hidden", *includes)
         library = folder / f"_compiled{sysconfig.get_config_var('EXT_SUFFIX')}"
         subprocess.run(["g++", "-shared", *objects, "-o", str(library)], check=True, timeout=300)
         spec = importlib.util.spec_from_file_location(NAME, library)

@@ -10,9 +10,9 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
-#include <map>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -46,6 +46,13 @@ constexpr unsigned warp = 32;
 
 enum class Wait { none, block, warp, ended };
 
+// Threads that wait for each other: a whole block, or those of a warp from one lane on, by their number.
+constexpr unsigned groups = 1 + warp * warp;
+
+unsigned group_of(unsigned mask) {
+    return 1 + static_cast<unsigned>(__builtin_ctz(mask)) * warp + static_cast<unsigned>(__builtin_popcount(mask)) - 1;
+}
+
 struct Fiber {
     ucontext_t context = {};
     std::unique_ptr<unsigned char[]> stack;
@@ -54,17 +61,16 @@ struct Fiber {
     unsigned mask = 0;
     bool value = false;
     std::uint64_t given = 0;
-    std::map<unsigned, int> passed; // barriers so far, by their mask
+    std::array<int, groups> passed = {}; // barriers so far
     void* sanitized = nullptr;
 };
 
-// What a block has for itself. Marks are addresses that stand for a barrier, to ThreadSanitizer.
+// What a block has for itself. Marks are addresses that stand for a barrier, to ThreadSanitizer: two for each group of
+// each warp, which take turns.
 struct Block {
     std::unique_ptr<unsigned char[]> shared;
-    std::map<std::pair<unsigned, unsigned>, std::unique_ptr<char[]>> marks; // by warp and mask, two in turn
+    std::unique_ptr<char[]> marks = std::make_unique<char[]>(most_threads / warp * groups * 2);
 };
-
-constexpr unsigned whole_block = most_threads; // in place of a warp
 
 ucontext_t scheduler;
 void* scheduler_sanitized = nullptr;
@@ -126,21 +132,18 @@ void pause(Wait wait, int line, unsigned mask) {
     change(fiber.context, scheduler, scheduler_sanitized, scheduler_bottom, scheduler_size);
 }
 
-// Waits with the others of `mask`; what they did before comes before what this thread does next. A mark serves every
+// Waits with the others of a group; what they did before comes before what this thread does next. A mark serves every
 // second barrier: who leaves one late must not take along what others did on their way to the next.
 void wait_together(Wait wait, int line, unsigned group, unsigned mask) {
-    Fiber& fiber = fibers[running];
-    std::unique_ptr<char[]>& marks = block->marks[{group, mask}];
-    if (!marks) {
-        marks = std::make_unique<char[]>(2);
-    }
-    char* mark = marks.get() + fiber.passed[group == whole_block ? 0 : mask]++ % 2;
+    const unsigned of_warp = group == 0 ? 0 : running / warp;
+    char* mark = &block->marks[(of_warp * groups + group) * 2 + fibers[running].passed[group]++ % 2];
     release(mark);
     pause(wait, line, mask);
     acquire(mark);
 }
 
-// A fiber's whole life; it serves one thread of every block of a launch, one block after the other.
+// A fiber's whole life; it serves one thread of every block of a launch, one block after the other. To ThreadSanitizer
+// each block has threads of its own.
 void live() {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(nullptr, &scheduler_bottom, &scheduler_size);
@@ -154,7 +157,9 @@ void live() {
 }
 
 void make_fiber(Fiber& fiber) {
-    fiber.stack = std::make_unique<unsigned char[]>(stack_bytes);
+    if (!fiber.stack) {
+        fiber.stack.reset(new unsigned char[stack_bytes]); // not filled: most of it is never touched
+    }
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = stack_bytes;
@@ -230,10 +235,22 @@ bool release_block() {
     return line != 0;
 }
 
+void new_threads() {
+#if defined(HOST_CUDA_RACES)
+    for (Fiber& fiber : fibers) {
+        if (fiber.sanitized != nullptr) {
+            __tsan_destroy_fiber(fiber.sanitized);
+        }
+        make_fiber(fiber);
+    }
+#endif
+}
+
 void run_block(const std::vector<unsigned>& order) {
+    new_threads();
     for (Fiber& fiber : fibers) {
         fiber.wait = Wait::none;
-        fiber.passed.clear();
+        fiber.passed.fill(0);
     }
     for (bool more = true; more;) {
         for (const unsigned t : order) {
@@ -292,7 +309,7 @@ unsigned char* shared_memory() {
 
 int wait_for_block(int line, bool value) {
     fibers[running].value = value;
-    wait_together(Wait::block, line, whole_block, 0);
+    wait_together(Wait::block, line, 0, 0);
     return counted;
 }
 
@@ -300,7 +317,7 @@ void wait_for_warp(unsigned mask, int line) {
     if ((mask >> (running % warp) & 1U) == 0) {
         fail("line " + std::to_string(line) + ": the mask does not name the thread that gives it");
     }
-    wait_together(Wait::warp, line, running / warp, mask);
+    wait_together(Wait::warp, line, group_of(mask), mask);
 }
 
 std::uint64_t exchange(unsigned mask, std::uint64_t mine, int lane, int line) {
