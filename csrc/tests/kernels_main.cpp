@@ -95,7 +95,7 @@ void means(const k::PyramidShape& shape) {
 void cells(std::int64_t coarse_cells) {
     std::vector<std::int64_t> offsets{0};
     for (std::int64_t c = 0; c < coarse_cells; ++c) {
-        const std::int64_t longer = c % 97 == 30 ? 5000 : c % 97 == 60 ? 200 : 0; // beyond a tile of CUDA, and by warps
+        const std::int64_t longer = c == 30 ? 5000 : c == 60 ? 200 : 0; // beyond a tile of CUDA, and by warps
         offsets.push_back(offsets.back() + c % 13 + longer);
     }
     std::vector<std::int64_t> index(static_cast<std::size_t>(offsets.back()));

@@ -38,7 +38,7 @@ struct Cells {
 };
 
 // Where a pair lies in shared memory: the gaps keep threads apart whose segments are 2^n entries long.
-__device__ inline int slot(int pair) {
+__device__ __forceinline__ int slot(int pair) {
     return pair + (pair >> 4) + (pair >> 8);
 }
 
@@ -58,7 +58,7 @@ struct Work {
     unsigned inverse;
 
     template <typename T>
-    __device__ Work(const Cells<T>& a, std::int64_t block) {
+    __device__ __forceinline__ Work(const Cells<T>& a, std::int64_t block) {
         const std::int64_t range = a.slabs == 1 ? block : block / a.slabs;
         first = range * a.segments;
         last = first + a.segments < a.map.coarse ? first + a.segments : a.map.coarse;
@@ -70,13 +70,13 @@ struct Work {
         column = static_cast<int>(threadIdx.x) - row * width;
     }
 
-    __device__ bool idle() const { return row == rows; }
+    __device__ __forceinline__ bool idle() const { return row == rows; }
 
-    __device__ int tile() const { return rows * entries_per_thread; }
+    __device__ __forceinline__ int tile() const { return rows * entries_per_thread; }
 
     // each(u, entry of the tile).
     template <typename Each>
-    __device__ void for_entries(Each each) const {
+    __device__ __forceinline__ void for_entries(Each each) const {
         int own = row;
         asm volatile("" : "+r"(own)); // or registers keep all that follows from it, cheap as it is, for the next tile
 #pragma unroll
@@ -86,14 +86,14 @@ struct Work {
     }
 
     // i / width, exact where i * width < 2^31.
-    __device__ int over_width(int i) const {
+    __device__ __forceinline__ int over_width(int i) const {
         return static_cast<int>(static_cast<std::uint64_t>(static_cast<unsigned>(i)) * inverse >> 31);
     }
 };
 
 // How many of the segments c ... last - 1 fit into a tile together, at most one per thread. Their starts, counted from
 // the first, are in `starts` after the next barrier.
-__device__ inline int whole_segments(const CellMap& map, std::int64_t c, const Work& work, int* starts) {
+__device__ __forceinline__ int whole_segments(const CellMap& map, std::int64_t c, const Work& work, int* starts) {
     const std::int64_t own = c + threadIdx.x;
     const std::int64_t end = own < work.last ? map.offsets[own + 1] - map.offsets[c] : most_pairs + 1;
     const bool fits = end <= work.tile();
@@ -109,28 +109,28 @@ __device__ inline int whole_segments(const CellMap& map, std::int64_t c, const W
 
 // Of the `entries` of a tile those of this thread; beyond the end the last stands in, so that no load is conditional.
 template <typename T, typename At>
-__device__ void gather(T (&into)[entries_per_thread], const Work& work, int entries, At at) {
+__device__ __forceinline__ void gather(T (&into)[entries_per_thread], const Work& work, int entries, At at) {
     work.for_entries([&](int u, int e) { into[u] = at(u, static_cast<unsigned>(e < entries ? e : entries - 1)); });
 }
 
 // Element row * stride / sizeof(T) of an array: a multiplication and an addition in one instruction.
 template <typename T>
-__device__ T& in_row(T* array, std::int64_t row, std::int64_t stride) {
+__device__ __forceinline__ T& in_row(T* array, std::int64_t row, std::int64_t stride) {
     using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
     return *reinterpret_cast<T*>(reinterpret_cast<Byte*>(array) + row * stride);
 }
 
 template <typename T>
-__device__ void gather_cells(std::int64_t (&cell)[entries_per_thread], const Cells<T>& a, const Work& work,
-                             std::int64_t base, int entries) {
+__device__ __forceinline__ void gather_cells(std::int64_t (&cell)[entries_per_thread], const Cells<T>& a,
+                                             const Work& work, std::int64_t base, int entries) {
     const std::int64_t* cells = a.map.cells + base;
     gather(cell, work, entries, [&](int, unsigned e) { return cells[e]; });
 }
 
 // The products of a tile, from memory to their places; beyond the last entry there is room for anything.
 template <typename T>
-__device__ void multiply(double* products, const Cells<T>& a, const Work& work, std::int64_t base, int entries,
-                         const std::int64_t (&cell)[entries_per_thread]) {
+__device__ __forceinline__ void multiply(double* products, const Cells<T>& a, const Work& work, std::int64_t base,
+                                         int entries, const std::int64_t (&cell)[entries_per_thread]) {
     if (work.idle()) {
         return;
     }
@@ -149,7 +149,7 @@ struct Total {
     double high = 0.0;
     double low = 0.0;
 
-    __device__ void add(double term) {
+    __device__ __forceinline__ void add(double term) {
         const double sum = high + term;
         const double part = sum - high;
         low += (high - (sum - part)) + (term - part);
@@ -158,12 +158,12 @@ struct Total {
 };
 
 template <typename T>
-__device__ double scale_of(const Cells<T>& a, std::int64_t c) {
+__device__ __forceinline__ double scale_of(const Cells<T>& a, std::int64_t c) {
     return a.scale == nullptr ? 1.0 : static_cast<double>(a.scale[c]);
 }
 
 // One thread, one component of the segment at entries start ... end - 1 of the tile.
-__device__ inline Total sum_segment(const double* products, int width, int start, int end, int k) {
+__device__ __forceinline__ Total sum_segment(const double* products, int width, int start, int end, int k) {
     Total total;
     for (int block = start; block < end; block += chunk) {
         const int stop = block + chunk < end ? block + chunk : end;
@@ -187,7 +187,8 @@ __device__ inline Total sum_segment(const double* products, int width, int start
 
 // The sums of the segment's blocks of 64 entries, each in the place of its first product; eight threads per block and
 // component, this warp from number `first` on. Whole warps call it.
-__device__ inline void sum_chunks(double* products, const Work& work, int start, int end, int first, int step) {
+__device__ __forceinline__ void sum_chunks(double* products, const Work& work, int start, int end, int first,
+                                           int step) {
     const int count = (end - start + chunk - 1) / chunk * work.width;
     const int lane = static_cast<int>(threadIdx.x) % lanes;
     for (int warps = first; warps < count; warps += step) {
@@ -210,7 +211,7 @@ __device__ inline void sum_chunks(double* products, const Work& work, int start,
     }
 }
 
-__device__ inline void add_chunks(const double* products, int width, int start, int end, int k, Total& total) {
+__device__ __forceinline__ void add_chunks(const double* products, int width, int start, int end, int k, Total& total) {
     for (int j = start; j < end; j += chunk) {
         total.add(products[slot(j * width + k)]);
     }
@@ -218,8 +219,8 @@ __device__ inline void add_chunks(const double* products, int width, int start, 
 
 // Segments c ... c + n - 1, which fill a tile.
 template <typename T>
-__device__ void coarsen_tile(const Cells<T>& a, const Work& work, std::int64_t c, int n, double* products,
-                             const int* starts) {
+__device__ __forceinline__ void coarsen_tile(const Cells<T>& a, const Work& work, std::int64_t c, int n,
+                                             double* products, const int* starts) {
     const std::int64_t base = a.map.offsets[c];
     const int entries = static_cast<int>(a.map.offsets[c + n] - base);
     if (entries > 0) {
@@ -256,7 +257,7 @@ __device__ void coarsen_tile(const Cells<T>& a, const Work& work, std::int64_t c
 
 // A segment that no tile holds: by all threads, a tile of whole blocks of 64 entries at a time.
 template <typename T>
-__device__ void coarsen_long(const Cells<T>& a, const Work& work, std::int64_t c, double* products) {
+__device__ __forceinline__ void coarsen_long(const Cells<T>& a, const Work& work, std::int64_t c, double* products) {
     const int most = work.tile() / chunk * chunk;
     const std::int64_t end = a.map.offsets[c + 1];
     const auto entries_at = [&](std::int64_t j) { return end - j < most ? static_cast<int>(end - j) : most; };
@@ -303,7 +304,7 @@ __global__ void __launch_bounds__(threads, sizeof(T) == 8 ? 3 : 4) coarsen(Cells
 }
 
 // Which of the n segments of a tile an entry belongs to: at least eight threads write it for each segment.
-__device__ inline void write_owners(const int* starts, int n, std::uint8_t* owners) {
+__device__ __forceinline__ void write_owners(const int* starts, int n, std::uint8_t* owners) {
     int shares = threads;
     while (shares > lanes && shares * n > threads) {
         shares /= 2;
@@ -318,8 +319,9 @@ __device__ inline void write_owners(const int* starts, int n, std::uint8_t* owne
 
 // The pairs of a tile that starts in segment c, all of it in that segment where `owners` is nullptr.
 template <typename T>
-__device__ void spread(const Cells<T>& a, const Work& work, std::int64_t c, std::int64_t base, int entries,
-                       const std::int64_t (&cell)[entries_per_thread], const std::uint8_t* owners) {
+__device__ __forceinline__ void spread(const Cells<T>& a, const Work& work, std::int64_t c, std::int64_t base,
+                                       int entries, const std::int64_t (&cell)[entries_per_thread],
+                                       const std::uint8_t* owners) {
     if (work.idle()) {
         return;
     }
