@@ -19,7 +19,8 @@ struct Cells {
     ArrayView coarse;
 
     CellMap map() const {
-        return {offsets.shape[0] - 1, data<const std::int64_t>(offsets), data<const std::int64_t>(cells)};
+        return {offsets.shape[0] - 1, data<const std::int64_t>(offsets), data<const std::int64_t>(cells),
+                cells.shape[0]};
     }
     std::int64_t components() const { return fine.shape[1]; }
 };

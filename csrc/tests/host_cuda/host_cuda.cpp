@@ -7,6 +7,7 @@
 // run between barriers.
 #include "cuda_runtime.h"
 
+#include <sys/mman.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -53,9 +54,13 @@ unsigned group_of(unsigned mask) {
     return 1 + static_cast<unsigned>(__builtin_ctz(mask)) * warp + static_cast<unsigned>(__builtin_popcount(mask)) - 1;
 }
 
+struct Unmap {
+    void operator()(unsigned char* stack) const { munmap(stack, stack_bytes); }
+};
+
 struct Fiber {
     ucontext_t context = {};
-    std::unique_ptr<unsigned char[]> stack;
+    std::unique_ptr<unsigned char, Unmap> stack;
     Wait wait = Wait::ended;
     int line = 0;
     unsigned mask = 0;
@@ -157,9 +162,12 @@ void live() {
 }
 
 void make_fiber(Fiber& fiber) {
-    if (!fiber.stack) {
-        fiber.stack.reset(new unsigned char[stack_bytes]); // not filled: most of it is never touched
+    // Mapped anew for a new thread: ThreadSanitizer then forgets what the thread before, of another block, had there.
+    void* stack = mmap(nullptr, stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (stack == MAP_FAILED) {
+        fail("no memory for a thread's stack");
     }
+    fiber.stack.reset(static_cast<unsigned char*>(stack));
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = stack_bytes;

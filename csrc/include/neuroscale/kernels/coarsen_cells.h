@@ -29,6 +29,7 @@ struct CellMap {
     std::int64_t coarse;
     const std::int64_t* offsets;
     const std::int64_t* cells;
+    std::int64_t entries; // offsets[coarse], known without reading it: it may be on a device
 };
 
 constexpr std::int64_t cell_lanes = 8;
