@@ -8,8 +8,8 @@
 // Expected, from the machine code for sm_90, not measured. Global memory, in order and with whole sectors: per entry 8
 // bytes of cell, a weight and the fine values once, per segment 8 bytes of offset and the coarse values; a map in no
 // order takes the sectors of 32 bytes that its rows touch. In flight per thread: 8 cells, then 8 weights and 8 values;
-// with 3 blocks on a multiprocessor (80 registers, coarsen of double) or 4 (64 registers, the others; none or up to 13
-// words spilled, all of them outside of the loops over pairs), 50 to 150 kB of values and weights, where 3.35 TB/s need
+// with 3 blocks on a multiprocessor (80 registers, coarsen of double) or 4 (64 registers, the others; at most 13 words
+// spilled, once per tile or block) 35 to 100 kB of weights and values, where 3.35 TB/s at a latency of 0.6 us need
 // about 15. Instructions per 32 pairs: about 25 for cells, weights, values and products, 7 per round of additions, 60
 // per segment and component, 20 for what a tile needs once. A multiprocessor has 84 issue slots for them in the time
 // that memory needs for 9 components of double, 47 of float, more than 115 for up to 3 of double: nine of float in
