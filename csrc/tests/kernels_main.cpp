@@ -179,12 +179,27 @@ void conserve(std::int64_t n, std::int64_t length, bool bounded, bool shuffled) 
     check("conserve_apply", same(values, copy));
 }
 
-void admissible(std::int64_t n) {
-    std::vector<double> t = numbers(n * 9, 7);
+// Tensors of which some violate, some are not finite and some unwanted, in rows with a column more.
+void admissible(std::int64_t n, int d, bool bounded) {
+    std::vector<double> t = numbers(n * d * (d + 1), 7);
+    std::vector<double> lower(static_cast<std::size_t>(n * d * d), 0.0);
+    std::vector<double> upper = lower;
+    std::vector<std::uint8_t> wanted(static_cast<std::size_t>(n), 1);
+    for (std::int64_t i = 0; i < n; ++i) {
+        for (int r = 0; r < d; ++r) {
+            lower[static_cast<std::size_t>((i * d + r) * d + r)] = 1.0;
+            upper[static_cast<std::size_t>((i * d + r) * d + r)] = 9.0;
+            t[static_cast<std::size_t>((i * d + r) * (d + 1) + r + 1)] += i % 8 == 0 ? 0.0 : 4.0;
+        }
+        t[static_cast<std::size_t>(i * d * (d + 1) + 1)] /= i % 100 == 3 ? 0.0 : 1.0;
+        wanted[static_cast<std::size_t>(i)] = i % 5 == 0 ? 0 : 1;
+    }
     std::vector<double> copy = t;
     std::vector<std::uint8_t> changed(static_cast<std::size_t>(n));
     std::vector<std::uint8_t> other = changed;
-    k::Tensors<double> a{t.data(), nullptr, nullptr, nullptr, changed.data(), n, 3, 0, 3, 1e-9, 1e-6};
+    k::Tensors<double> a{t.data(), nullptr, nullptr, wanted.data(), changed.data(), n, d + 1, 1, d, 1e-9, 1e-6};
+    a.lower = bounded ? lower.data() : nullptr;
+    a.upper = bounded ? upper.data() : nullptr;
     TESTED(admissible<double>, a);
     a.tensors = copy.data();
     a.changed = other.data();
@@ -192,7 +207,7 @@ void admissible(std::int64_t n) {
     check("admissible", same(t, copy) && same(changed, other));
 }
 
-void gate(std::int64_t n) {
+void gate(std::int64_t n, std::int64_t parts_count) {
     const std::vector<double> score = numbers(n, 8);
     const std::vector<double> knots{-0.2, 0.1, 0.3};
     const std::vector<double> levels{1.0, 2.0, 4.0};
@@ -203,7 +218,7 @@ void gate(std::int64_t n) {
         reason[version].assign(static_cast<std::size_t>(n), 0);
         error[version].assign(static_cast<std::size_t>(n), 0.0);
         refused[version].assign(static_cast<std::size_t>(n), -1);
-        std::vector<std::int64_t> parts(65);
+        std::vector<std::int64_t> parts(static_cast<std::size_t>(parts_count + 1));
         const k::Selection<double> s{score.data(),
                                      n,
                                      0.2,
@@ -216,7 +231,7 @@ void gate(std::int64_t n) {
                                      error[version].data(),
                                      refused[version].data(),
                                      parts.data(),
-                                     64};
+                                     parts_count};
         if (version == 0) {
             TESTED(gate_select<double>, s);
         } else {
@@ -238,8 +253,12 @@ int main(int, char** arguments) {
     means({1, 12, 12, 12000 / less, 2, {3, 2}, true});
     cells(60000 / less);
     conserve(300000 / less, 512, false, false);
-    conserve(300000 / less, 512 / less + 3, true, true);
-    admissible(40000 / less);
-    gate(400000 / less);
+    conserve(150000 / less, 512 / less + 3, true, true);
+    admissible(40000 / less, 3, false);
+    admissible(40000 / less, 3, true);
+    admissible(20000 / less, 2, true);
+    admissible(4000 / less, 6, true);
+    gate(400000 / less, less > 1 ? 7 : 64);
+    gate(400000 / less, 1);
     return failures == 0 ? 0 : 1;
 }

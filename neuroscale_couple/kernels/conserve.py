@@ -53,7 +53,9 @@ class Plan:
         number = np.arange(len(chunk_segment)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
         chunks = np.append(start[chunk_segment] + number * chunk, n)
         first = np.append(0, np.cumsum(pieces))
-        return cls(entries, *(a.astype(np.int64) for a in (chunks, chunk_segment, first)), len(counts))
+        return cls(
+            entries, chunks.astype(np.int64), chunk_segment.astype(np.int64), first.astype(np.int64), len(counts)
+        )
 
     def placed(self, like: Any) -> tuple[Any, ...]:
         """(entries, chunks, chunk_segment, segment_chunks) where `like` lies; they are copied to a device once."""

@@ -7,6 +7,7 @@
 // run between barriers.
 #include "cuda_runtime.h"
 
+#include <sys/mman.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -40,6 +41,8 @@ namespace host_cuda {
 namespace {
 
 constexpr std::size_t stack_bytes = 256 * 1024;
+[[maybe_unused]] constexpr std::size_t used_bytes = 32 * 1024; // of the stack, by our kernels
+[[maybe_unused]] constexpr std::size_t page_bytes = 4096;
 constexpr std::size_t most_shared_bytes = 48 * 1024; // what a kernel gets without asking for more
 constexpr unsigned most_threads = 1024;
 constexpr unsigned warp = 32;
@@ -160,14 +163,19 @@ void make_fiber(Fiber& fiber) {
     if (!fiber.stack) {
         fiber.stack.reset(new unsigned char[stack_bytes]); // not filled: most of it is never touched
     }
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = stack_bytes;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, live, 0);
+    std::size_t size = stack_bytes;
 #if defined(HOST_CUDA_RACES)
     fiber.sanitized = __tsan_create_fiber(0);
+    // What the thread of the block before left on this stack is forgotten where pages are mapped anew.
+    size -= reinterpret_cast<std::uintptr_t>(fiber.stack.get() + size) % page_bytes;
+    mmap(fiber.stack.get() + size - used_bytes, used_bytes, PROT_READ | PROT_WRITE,
+         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 #endif
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = size;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, live, 0);
 }
 
 std::vector<unsigned> order_of(unsigned threads) {
@@ -247,7 +255,6 @@ void new_threads() {
 }
 
 void run_block(const std::vector<unsigned>& order) {
-    new_threads();
     for (Fiber& fiber : fibers) {
         fiber.wait = Wait::none;
         fiber.passed.fill(0);
@@ -291,6 +298,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const std::function<void()>
         block->shared = std::make_unique<unsigned char[]>(config.dynamicSmemBytes);
         std::memset(block->shared.get(), 0xff, config.dynamicSmemBytes);
         blockIdx = dim3(b);
+        new_threads();
         release(&start_mark);
         run_block(order);
     }
