@@ -117,8 +117,8 @@ NEUROSCALE_INLINE void sum_any(const Balances<T>& b, std::int64_t first, std::in
                                 : sum_chunks<false, false>(b, first, last, parts);
 }
 
-template <typename T>
-NEUROSCALE_INLINE void apply_any(const Balances<T>& b, std::int64_t first, std::int64_t last) {
+template <bool Bounded, typename T>
+NEUROSCALE_INLINE void apply_chunks(const Balances<T>& b, std::int64_t first, std::int64_t last) {
     for (std::int64_t chunk = first; chunk < last; ++chunk) {
         const double* nu = b.multiplier + b.chunk_segment[chunk] * b.k;
         for (std::int64_t e = b.chunks[chunk]; e < b.chunks[chunk + 1]; ++e) {
@@ -127,11 +127,15 @@ NEUROSCALE_INLINE void apply_any(const Balances<T>& b, std::int64_t first, std::
             for (std::int64_t j = 0; j < b.k; ++j) {
                 const std::int64_t at = row * b.stride + b.columns[j];
                 bool bound = false;
-                b.values[at] = b.lower == nullptr ? changed<false>(b, at, weight, nu[j], bound)
-                                                  : changed<true>(b, at, weight, nu[j], bound);
+                b.values[at] = changed<Bounded>(b, at, weight, nu[j], bound);
             }
         }
     }
+}
+
+template <typename T>
+NEUROSCALE_INLINE void apply_any(const Balances<T>& b, std::int64_t first, std::int64_t last) {
+    return b.lower == nullptr ? apply_chunks<false>(b, first, last) : apply_chunks<true>(b, first, last);
 }
 
 NEUROSCALE_CLONES static void sum_part(const Balances<float>& b, std::int64_t first, std::int64_t last, double* parts) {

@@ -6,12 +6,11 @@
 //     sizeof(T) bytes per wanted tensor, 1 byte written, and d^2 sizeof(T) where it is made symmetric. 128 registers
 //     for d = 6, 74 for 3, 61 for 2, none spilt: 16, 24 and 32 warps per SM, with 74, 55 and 33 KB of doubles on their
 //     way.
-// project: blocks look through the marks (1 byte per tensor) and collect what failed, 256 tensors apart, so that
-// failures
-//     that lie together go to many blocks and all lanes of a warp project. One thread per failure, which reads it and
-//     its bounds again. 255 registers, 1384 bytes of stack and 228 bytes spilt for d = 6, where the loops of the
-//     eigenvalues stay loops; 116 and 72 registers and no stack for 3 and 2. Where nothing failed it costs its launch
-//     and n bytes.
+// project: a block looks through marks (1 byte per tensor) and collects what failed, from 256 tensors here and there:
+//     failures that lie together go to many blocks, and all lanes of a warp project. One thread per failure reads
+//     the tensor and its bounds again. 255 registers, 1384 bytes of stack and 228 bytes spilt for d = 6, where the
+//     loops of the eigenvalues stay loops; 116 and 72 registers and no stack for 3 and 2. Where nothing failed it costs
+//     its launch and n bytes.
 #include "neuroscale/kernels/admissible.h"
 
 #include "launch.h"
