@@ -9,12 +9,13 @@ namespace neuroscale::bindings {
 
 using kernels::Balances;
 
-// The arrays of one call, in the order of the Python arguments. What the plan (entries, chunks) holds is checked once,
-// where it is made (neuroscale_couple.kernels.Plan).
+// The arrays of one call, in the order of the Python arguments. What the plan (entries, chunks ...) holds is checked
+// once, where it is made (neuroscale_couple.kernels.Plan).
 struct Arrays {
     std::optional<ArrayView> entries;
     ArrayView chunks;
     ArrayView chunk_segment;
+    ArrayView segment_chunks;
     ArrayView values;
     ArrayView columns;
     ArrayView volumes;
@@ -27,7 +28,8 @@ struct Arrays {
     std::int64_t segments() const { return multiplier.shape[0]; }
 
     std::vector<const ArrayView*> others() const {
-        std::vector<const ArrayView*> all{&chunks, &chunk_segment, &columns, &volumes, &variance, &multiplier};
+        std::vector<const ArrayView*> all{&chunks,  &chunk_segment, &segment_chunks, &columns,
+                                          &volumes, &variance,      &multiplier};
         for (const std::optional<ArrayView>* view : {&entries, &lower, &upper}) {
             if (*view) {
                 all.push_back(&**view);
@@ -48,8 +50,10 @@ struct Arrays {
         b.lower = data<const T>(lower);
         b.upper = data<const T>(upper);
         b.entries = data<const std::int64_t>(entries);
+        b.n = values.shape[0];
         b.chunks = data<const std::int64_t>(chunks);
         b.chunk_segment = data<const std::int64_t>(chunk_segment);
+        b.segment_chunks = data<const std::int64_t>(segment_chunks);
         b.chunk_count = chunk_segment.shape[0];
         b.segments = segments();
         b.multiplier = data<const double>(multiplier);
@@ -69,6 +73,7 @@ static void check(const Arrays& a) {
     expect(a.multiplier, {a.multiplier.shape[0], a.k()}, Dtype::float64, a.values);
     expect(a.chunk_segment, a.chunk_segment.shape, Dtype::int64, a.values);
     expect(a.chunks, {a.chunk_segment.shape[0] + 1}, Dtype::int64, a.values);
+    expect(a.segment_chunks, {a.segments() + 1}, Dtype::int64, a.values);
     if (a.lower.has_value() != a.upper.has_value()) {
         throw py::value_error("lower, upper: got one of the two, expected both or neither");
     }
@@ -77,7 +82,7 @@ static void check(const Arrays& a) {
         expect(*a.upper, a.values.shape, a.values.dtype, a.values);
     }
     if (a.entries) {
-        expect(*a.entries, a.entries->shape, Dtype::int64, a.values);
+        expect(*a.entries, {a.values.shape[0]}, Dtype::int64, a.values);
     }
 }
 
@@ -87,6 +92,7 @@ static Arrays arrays_of(const py::tuple& plan, const py::object& values, const p
     const Arrays arrays{optional_view(plan[0], "entries", Access::read, Kind::int64),
                         view_of(plan[1], "chunks", Access::read, Kind::int64),
                         view_of(plan[2], "chunk_segment", Access::read, Kind::int64),
+                        view_of(plan[3], "segment_chunks", Access::read, Kind::int64),
                         view_of(values, "values", access),
                         view_of(columns, "columns", Access::read, Kind::int64),
                         view_of(volumes, "volumes", Access::read),

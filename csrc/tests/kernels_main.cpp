@@ -116,21 +116,42 @@ void cells(std::int64_t coarse_cells) {
     check("refine_cells", same(back, again));
 }
 
-void conserve(std::int64_t n) {
+// Points in chunks of three segments: a long one, an empty one, and one of a few chunks.
+struct Chunks {
+    std::vector<std::int64_t> start;
+    std::vector<std::int64_t> segment;
+    std::vector<std::int64_t> first{0};
+
+    Chunks(std::int64_t n, std::int64_t length) {
+        const std::int64_t ends[] = {0, n - n / 9, n - n / 9, n};
+        for (int g = 0; g < 3; ++g) {
+            for (std::int64_t at = ends[g]; at < ends[g + 1]; at += length) {
+                start.push_back(at);
+                segment.push_back(g);
+            }
+            first.push_back(static_cast<std::int64_t>(segment.size()));
+        }
+        start.push_back(n);
+    }
+};
+
+void conserve(std::int64_t n, std::int64_t length, bool bounded, bool shuffled) {
     std::vector<double> values = numbers(n * 3, 4);
     const std::vector<double> volumes = numbers(n, 5);
     const std::vector<double> variance = numbers(n, 6);
-    const std::vector<std::int64_t> columns{0, 2};
-    std::vector<std::int64_t> chunks;
-    for (std::int64_t start = 0; start < n; start += 1001) {
-        chunks.push_back(start);
+    std::vector<double> lower = values;
+    std::vector<double> upper = values;
+    for (std::size_t i = 0; i < values.size(); ++i) {
+        lower[i] -= 0.001;
+        upper[i] += 0.03;
     }
-    std::vector<std::int64_t> segment(chunks.size(), 0);
-    segment.back() = 1;
-    chunks.push_back(n);
-    const std::vector<double> multiplier{0.3, -0.2, 0.1, 0.0};
-    std::vector<double> parts(segment.size() * 2 * k::conserve_sums_count);
-    std::vector<double> one(4 * k::conserve_sums_count);
+    std::vector<std::int64_t> entries(static_cast<std::size_t>(n));
+    std::iota(entries.rbegin(), entries.rend(), 0);
+    const std::vector<std::int64_t> columns{0, 2};
+    const Chunks chunks(n, length);
+    const std::vector<double> multiplier{0.3, -0.2, 0.1, 0.0, -0.7, 0.4};
+    std::vector<double> parts(chunks.segment.size() * 2 * k::conserve_sums_count);
+    std::vector<double> one(6 * k::conserve_sums_count);
     std::vector<double> other = one;
     k::Balances<double> b{};
     b.values = values.data();
@@ -139,10 +160,15 @@ void conserve(std::int64_t n) {
     b.k = 2;
     b.volumes = volumes.data();
     b.variance = variance.data();
-    b.chunks = chunks.data();
-    b.chunk_segment = segment.data();
-    b.chunk_count = static_cast<std::int64_t>(segment.size());
-    b.segments = 2;
+    b.lower = bounded ? lower.data() : nullptr;
+    b.upper = bounded ? upper.data() : nullptr;
+    b.entries = shuffled ? entries.data() : nullptr;
+    b.n = n;
+    b.chunks = chunks.start.data();
+    b.chunk_segment = chunks.segment.data();
+    b.segment_chunks = chunks.first.data();
+    b.chunk_count = static_cast<std::int64_t>(chunks.segment.size());
+    b.segments = 3;
     b.multiplier = multiplier.data();
     TESTED(conserve_sums<double>, b, parts.data(), one.data());
     k::reference::conserve_sums(b, parts.data(), other.data());
@@ -154,12 +180,27 @@ void conserve(std::int64_t n) {
     check("conserve_apply", same(values, copy));
 }
 
-void admissible(std::int64_t n) {
-    std::vector<double> t = numbers(n * 9, 7);
+// Tensors of which some violate, some are not finite and some unwanted, in rows with a column more.
+void admissible(std::int64_t n, int d, bool bounded) {
+    std::vector<double> t = numbers(n * d * (d + 1), 7);
+    std::vector<double> lower(static_cast<std::size_t>(n * d * d), 0.0);
+    std::vector<double> upper = lower;
+    std::vector<std::uint8_t> wanted(static_cast<std::size_t>(n), 1);
+    for (std::int64_t i = 0; i < n; ++i) {
+        for (int r = 0; r < d; ++r) {
+            lower[static_cast<std::size_t>((i * d + r) * d + r)] = 1.0;
+            upper[static_cast<std::size_t>((i * d + r) * d + r)] = 9.0;
+            t[static_cast<std::size_t>((i * d + r) * (d + 1) + r + 1)] += i % 8 == 0 ? 0.0 : 4.0;
+        }
+        t[static_cast<std::size_t>(i * d * (d + 1) + 1)] /= i % 100 == 3 ? 0.0 : 1.0;
+        wanted[static_cast<std::size_t>(i)] = i % 5 == 0 ? 0 : 1;
+    }
     std::vector<double> copy = t;
     std::vector<std::uint8_t> changed(static_cast<std::size_t>(n));
     std::vector<std::uint8_t> other = changed;
-    k::Tensors<double> a{t.data(), nullptr, nullptr, nullptr, changed.data(), n, 3, 0, 3, 1e-9, 1e-6};
+    k::Tensors<double> a{t.data(), nullptr, nullptr, wanted.data(), changed.data(), n, d + 1, 1, d, 1e-9, 1e-6};
+    a.lower = bounded ? lower.data() : nullptr;
+    a.upper = bounded ? upper.data() : nullptr;
     TESTED(admissible<double>, a);
     a.tensors = copy.data();
     a.changed = other.data();
@@ -167,7 +208,7 @@ void admissible(std::int64_t n) {
     check("admissible", same(t, copy) && same(changed, other));
 }
 
-void gate(std::int64_t n) {
+void gate(std::int64_t n, std::int64_t parts_count) {
     const std::vector<double> score = numbers(n, 8);
     const std::vector<double> knots{-0.2, 0.1, 0.3};
     const std::vector<double> levels{1.0, 2.0, 4.0};
@@ -178,7 +219,7 @@ void gate(std::int64_t n) {
         reason[version].assign(static_cast<std::size_t>(n), 0);
         error[version].assign(static_cast<std::size_t>(n), 0.0);
         refused[version].assign(static_cast<std::size_t>(n), -1);
-        std::vector<std::int64_t> parts(65);
+        std::vector<std::int64_t> parts(static_cast<std::size_t>(parts_count + 1));
         const k::Selection<double> s{score.data(),
                                      n,
                                      0.2,
@@ -191,7 +232,7 @@ void gate(std::int64_t n) {
                                      error[version].data(),
                                      refused[version].data(),
                                      parts.data(),
-                                     64};
+                                     parts_count};
         if (version == 0) {
             TESTED(gate_select<double>, s);
         } else {
@@ -212,8 +253,13 @@ int main(int, char** arguments) {
     means({200 / less, 16, 16, 16, 4, {2, 2, 2, 2}, true});
     means({1, 12, 12, 12000 / less, 2, {3, 2}, true});
     cells(60000 / less);
-    conserve(300000 / less);
-    admissible(40000 / less);
-    gate(400000 / less);
+    conserve(300000 / less, 512, false, false);
+    conserve(150000 / less, 512 / less + 3, true, true);
+    admissible(40000 / less, 3, false);
+    admissible(40000 / less, 3, true);
+    admissible(20000 / less, 2, true);
+    admissible(4000 / less, 6, true);
+    gate(400000 / less, less > 1 ? 7 : 64);
+    gate(400000 / less, 1);
     return failures == 0 ? 0 : 1;
 }

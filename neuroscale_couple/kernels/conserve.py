@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from neuroscale_couple.values import F64, I64
 
 HIGH, LOW, SIZE, STIFFNESS, LARGEST = range(5)
 """Columns of the sums, as in csrc/include/neuroscale/kernels/conserve.h."""
-CHUNK = 4096
+CHUNK = 512
+"""Points that are added up one after the other: few enough that a GPU has work for all its threads."""
 MOST_STEPS = 60
 CLOSE = 4.0 * float(np.finfo(np.float64).eps)
 """A defect of this share of the summed sizes is round-off."""
@@ -25,13 +26,16 @@ class Plan:
     """Which points are balanced together, cut into chunks; made once per set of points.
 
     entries: int64 [n], rows by segment, or None (one segment, in order); chunks: int64 [c + 1], from 0 to n
-    chunk_segment: int64 [c]; segments: number of groups
+    chunk_segment: int64 [c]; segment_chunks: int64 [segments + 1], the first chunk of each group
+    segments: number of groups
     """
 
     entries: Any
     chunks: I64
     chunk_segment: I64
+    segment_chunks: I64
     segments: int
+    _copies: dict[Any, tuple[Any, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, n: int, groups: I64 | None = None, segments: int = 1, chunk: int = CHUNK) -> Plan:
@@ -48,7 +52,19 @@ class Plan:
         start = np.cumsum(counts) - counts
         number = np.arange(len(chunk_segment)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
         chunks = np.append(start[chunk_segment] + number * chunk, n)
-        return cls(entries, chunks.astype(np.int64), chunk_segment.astype(np.int64), len(counts))
+        first = np.append(0, np.cumsum(pieces))
+        return cls(
+            entries, chunks.astype(np.int64), chunk_segment.astype(np.int64), first.astype(np.int64), len(counts)
+        )
+
+    def placed(self, like: Any) -> tuple[Any, ...]:
+        """(entries, chunks, chunk_segment, segment_chunks) where `like` lies; they are copied to a device once."""
+        mine = self.entries, self.chunks, self.chunk_segment, self.segment_chunks
+        if not arrays.is_tensor(like):
+            return mine
+        if like.device not in self._copies:
+            self._copies[like.device] = tuple(None if a is None else arrays.place(a, like) for a in mine)
+        return self._copies[like.device]
 
 
 @dataclass(frozen=True)
@@ -87,12 +103,9 @@ class Balance:
 
     def arguments(self, multiplier: F64, bounded: bool = True) -> tuple[Any, ...]:
         """What the compiled kernels take first; multiplier: float64 [segments, k]."""
-        plan = self.plan
-        parts = tuple(None if p is None else arrays.place(p, self.values) for p in
-                      (plan.entries, plan.chunks, plan.chunk_segment))  # fmt: skip
         bounds = (self.lower, self.upper) if bounded else (None, None)
         nu = arrays.place(np.ascontiguousarray(multiplier), self.values)
-        return parts, self.values, self.columns, self.volumes, self.variance, bounds, nu
+        return self.plan.placed(self.values), self.values, self.columns, self.volumes, self.variance, bounds, nu
 
 
 @dataclass(frozen=True)
@@ -247,9 +260,9 @@ def _numpy_sums(balance: Balance, multiplier: F64, bounded: bool) -> F64:
     product = volumes * changed
     stiffness = np.where(free, volumes * (volumes * arrays.host(balance.variance)[:, None]), 0.0)
     sums = np.zeros((plan.segments, changed.shape[1], 5))
-    ends = np.searchsorted(plan.chunk_segment, np.arange(plan.segments + 1))
+    ends = plan.chunks[plan.segment_chunks]
     for g in range(plan.segments):
-        rows: Any = slice(plan.chunks[ends[g]], plan.chunks[ends[g + 1]])
+        rows: Any = slice(ends[g], ends[g + 1])
         rows = rows if plan.entries is None else plan.entries[rows]
         exact = product[rows].sum(axis=0, dtype=np.longdouble)
         sums[g, :, HIGH] = exact

@@ -11,6 +11,8 @@ from neuroscale_couple.kernels.meter import metered
 
 PARTS = 64
 """Pieces that the compaction is done in; the result does not depend on it."""
+DEVICE_PART, DEVICE_ALONE, DEVICE_PARTS = 2048, 4096, 2112
+"""Points of a piece on a GPU, points that one piece still holds, and most pieces: each adds up those before it."""
 
 
 @metered
@@ -48,12 +50,18 @@ def gate_select(
         found = _numpy(row, threshold, codes)
         refused[: len(found)] = arrays.place(found, score)
         return refused[: len(found)]
-    parts = arrays.empty((PARTS + 1,), "int64", score)
+    pieces = device_parts(n) if arrays.is_tensor(score) and score.is_cuda else PARTS
+    parts = arrays.empty((pieces + 1,), "int64", score)
     arrays.call(
         "gate_select", score, chosen == "reference",
         score, threshold, knots, levels, *codes, reason, error, refused, parts,
     )  # fmt: skip
-    return refused[: int(parts[PARTS])]
+    return refused[: int(parts[pieces])]
+
+
+def device_parts(n: int) -> int:
+    """Pieces for n points on a GPU: one launch for few, as many as fill it for more."""
+    return 1 if n <= DEVICE_ALONE else min(-(-n // DEVICE_PART), DEVICE_PARTS)
 
 
 @np.errstate(invalid="ignore")

@@ -169,6 +169,40 @@ def test_the_sum_is_exact_beyond_double_precision() -> None:
     assert abs(math.fsum([*values[:, 0], -sums[0, 0, 0], -sums[0, 0, 1]])) <= 1e-25 * np.abs(values).sum()
 
 
+def two_sum(one: list[float], other: list[float]) -> list[float]:
+    """(high, low) of both, TwoSum of the highs."""
+    total = one[0] + other[0]
+    part = total - one[0]
+    error = (one[0] - (total - part)) + (other[0] - part)
+    return [total, (one[1] + error) + other[1]]
+
+
+def in_lanes(terms: list[list[float]], lanes: int) -> list[float]:
+    """Term p to lane p mod lanes in order; then lane i takes i + lanes / 2, i + lanes / 4 and so on."""
+    sums = [[0.0, 0.0] for _ in range(lanes)]
+    for p, term in enumerate(terms):
+        sums[p % lanes] = two_sum(sums[p % lanes], term)
+    while len(sums) > 1:
+        half = len(sums) // 2
+        sums = [two_sum(*pair) for pair in zip(sums[:half], sums[half:], strict=True)]
+    return sums[0]
+
+
+@pytest.mark.parametrize("n", [1, 50, 3 * 300, 3 * 700])
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+def test_the_order_of_the_additions_is_that_of_the_specification(backend: Any, n: int) -> None:
+    """Eight lanes in a chunk, 256 in a segment; with numbers of thirty decades, whose sums depend on the order."""
+    rng = np.random.default_rng(n)
+    values = rng.standard_normal((n, 1)) * 10.0 ** rng.integers(-15, 15, (n, 1))
+    plan = Plan.of(n, rng.integers(0, 2, n), 3, chunk=17 if n < 100 else 3)
+    sums = conserve_sums(Balance(plan, values, np.array([0]), np.ones(n), np.zeros(n)), np.zeros((3, 1)), backend)
+    for g in range(3):
+        chunks = range(plan.segment_chunks[g], plan.segment_chunks[g + 1])
+        rows = [plan.entries[plan.chunks[c] : plan.chunks[c + 1]] for c in chunks]
+        parts = [in_lanes([[float(y), 0.0] for y in values[r, 0]], 8) for r in rows]
+        assert sums[g, 0, :2].tolist() == in_lanes(parts, 256)
+
+
 def test_no_points_one_point_and_empty_groups() -> None:
     none = Balance(Plan.of(0), np.zeros((0, 2)), np.array([0]), np.zeros(0), np.zeros(0))
     done = kernels.conserve(none, np.array([[1.0]]))

@@ -27,6 +27,19 @@ def test_a_graph_takes_the_pyramid_and_gives_the_same_bits() -> None:
         assert torch.equal(got, level)
 
 
+def test_a_graph_takes_the_projection_and_gives_the_same_bits() -> None:
+    tensors = torch.randn((1000, 3, 3), dtype=torch.float64, device="cuda")
+    expected, work = tensors.clone(), tensors.clone()
+    found = kernels.admissible(expected)
+    out = torch.zeros_like(found)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kernels.admissible(work, out=out)
+    work.copy_(tensors)
+    graph.replay()
+    assert torch.equal(work, expected) and torch.equal(out, found)
+
+
 def test_a_kernel_runs_on_the_current_stream() -> None:
     """Behind other work of that stream, while the default stream does not wait for it."""
     stream = torch.cuda.Stream()

@@ -24,7 +24,7 @@ __device__ inline std::int64_t item_step() {
 }
 
 // Queues kernel(arguments...) on that many blocks with that much shared memory; nothing at all on none.
-template <typename... Parameters, typename... Arguments>
+template <std::int64_t threads = threads_per_block, typename... Parameters, typename... Arguments>
 int launch_blocks(std::int64_t blocks, std::int64_t shared_bytes, void* stream, void (*kernel)(Parameters...),
                   Arguments... arguments) noexcept {
     if (blocks <= 0) {
@@ -32,7 +32,7 @@ int launch_blocks(std::int64_t blocks, std::int64_t shared_bytes, void* stream, 
     }
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3(static_cast<unsigned>(blocks < most_blocks ? blocks : most_blocks));
-    config.blockDim = dim3(static_cast<unsigned>(threads_per_block));
+    config.blockDim = dim3(static_cast<unsigned>(threads));
     config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
     config.stream = static_cast<cudaStream_t>(stream);
     return static_cast<int>(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));

@@ -61,36 +61,44 @@ static void add_point(const Balances<T>& b, std::int64_t row, std::int64_t at, d
     }
 }
 
+// Sum i takes sum i + count / 2, then i + count / 4, and so on.
+template <int count>
+static const Sums& halved(Sums (&sums)[count]) {
+    for (int half = count / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; ++i) {
+            sums[i].add(sums[i + half]);
+        }
+    }
+    return sums[0];
+}
+
+template <typename T>
+static Sums chunk_sums(const Balances<T>& b, std::int64_t chunk, std::int64_t j) {
+    const double nu = b.multiplier[b.chunk_segment[chunk] * b.k + j];
+    Sums lane[conserve_lanes];
+    for (std::int64_t e = b.chunks[chunk]; e < b.chunks[chunk + 1]; ++e) {
+        const std::int64_t row = b.entries == nullptr ? e : b.entries[e];
+        add_point(b, row, row * b.stride + b.columns[j], nu, lane[(e - b.chunks[chunk]) % conserve_lanes]);
+    }
+    return halved(lane);
+}
+
 template <typename T>
 void conserve_sums(const Balances<T>& b, double*, double* sums) noexcept {
-    for (std::int64_t i = 0; i < b.segments * b.k * conserve_sums_count; ++i) {
-        sums[i] = 0.0;
-    }
-    for (std::int64_t j = 0; j < b.k; ++j) {
-        Sums segment;
-        for (std::int64_t chunk = 0; chunk < b.chunk_count; ++chunk) {
-            const std::int64_t g = b.chunk_segment[chunk];
-            Sums lane[conserve_lanes];
-            for (std::int64_t e = b.chunks[chunk]; e < b.chunks[chunk + 1]; ++e) {
-                const std::int64_t row = b.entries == nullptr ? e : b.entries[e];
-                Sums& mine = lane[(e - b.chunks[chunk]) % conserve_lanes];
-                add_point(b, row, row * b.stride + b.columns[j], b.multiplier[g * b.k + j], mine);
-            }
-            Sums whole;
-            for (const Sums& part : lane) {
-                whole.add(part);
-            }
-            if (chunk == 0 || b.chunk_segment[chunk - 1] != g) {
-                segment = Sums{};
-            }
-            segment.add(whole);
-            double* out = sums + (g * b.k + j) * conserve_sums_count;
-            out[0] = segment.high;
-            out[1] = segment.low;
-            out[2] = segment.size;
-            out[3] = segment.stiffness;
-            out[4] = segment.largest;
+    for (std::int64_t item = 0; item < b.segments * b.k; ++item) {
+        const std::int64_t first = b.segment_chunks[item / b.k];
+        const std::int64_t last = b.segment_chunks[item / b.k + 1];
+        Sums lane[conserve_segment_lanes];
+        for (std::int64_t chunk = first; chunk < last; ++chunk) {
+            lane[(chunk - first) % conserve_segment_lanes].add(chunk_sums(b, chunk, item % b.k));
         }
+        const Sums& whole = halved(lane);
+        double* out = sums + item * conserve_sums_count;
+        out[0] = whole.high;
+        out[1] = whole.low;
+        out[2] = whole.size;
+        out[3] = whole.stiffness;
+        out[4] = whole.largest;
     }
 }
 

@@ -255,7 +255,6 @@ void new_threads() {
 }
 
 void run_block(const std::vector<unsigned>& order) {
-    new_threads();
     for (Fiber& fiber : fibers) {
         fiber.wait = Wait::none;
         fiber.passed.fill(0);
@@ -299,6 +298,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const std::function<void()>
         block->shared = std::make_unique<unsigned char[]>(config.dynamicSmemBytes);
         std::memset(block->shared.get(), 0xff, config.dynamicSmemBytes);
         blockIdx = dim3(b);
+        new_threads();
         release(&start_mark);
         run_block(order);
     }

@@ -14,23 +14,27 @@
 //     entries           int64 [n], the rows in the order of their segments; nullptr: 0 ... n - 1
 //     chunks            int64 [chunk_count + 1], from 0 to n: cuts the entries so that no chunk crosses a segment
 //     chunk_segment     int64 [chunk_count], rising: the segment of a chunk
+//     segment_chunks    int64 [segments + 1], from 0 to chunk_count: the first chunk of a segment
 //     multiplier nu     double [segments, k]
 //     parts             double [chunk_count, k, 5], work space
 //     sums              double [segments, k, 5], with y' for the given nu:
 //         0, 1: sum V y' as high + low     2: sum |V y'|     3: sum V^2 v of the points that are at no bound
 //         4: largest V^2 v of them, so that |nu| sqrt(it) is the largest change in standard deviations
 //
-// T is float or double; sums are made in double, sum V y' in pairs of doubles (TwoSum), in 8 interleaved partial sums
-// per chunk, chunks in order. Error of sum V y': n 2^-104 sum |V y'| beyond the rounding of the products. All backends
-// agree bit for bit, whatever the number of threads. The caller owns all memory; arrays do not overlap. Nothing here
-// allocates, synchronises or throws.
+// T is float or double; sums are made in double, sum V y' in pairs of doubles (TwoSum). One order of the additions for
+// all backends: entry e of a chunk goes to partial sum e mod 8 of the chunk, chunk p of a segment to partial sum p mod
+// 256 of the segment, each in order; then the partial sums are halved: sum i takes sum i + 4, then i + 2, then i + 1
+// (of a segment: i + 128 first). Partial sums that hold nothing change no bit and may be left out. Error of sum V y':
+// n 2^-104 sum |V y'| beyond the rounding of the products. All backends agree bit for bit, whatever the number of
+// threads. The caller owns all memory; arrays do not overlap. Nothing here allocates, synchronises or throws.
 #pragma once
 
 #include <cstdint>
 
 namespace neuroscale::kernels {
 
-constexpr int conserve_lanes = 8;
+constexpr int conserve_lanes = 8;           // partial sums of a chunk
+constexpr int conserve_segment_lanes = 256; // and of a segment
 constexpr int conserve_sums_count = 5;
 
 template <typename T>
@@ -44,8 +48,10 @@ struct Balances {
     const T* lower;
     const T* upper;
     const std::int64_t* entries;
+    std::int64_t n;
     const std::int64_t* chunks;
     const std::int64_t* chunk_segment;
+    const std::int64_t* segment_chunks;
     std::int64_t chunk_count;
     std::int64_t segments;
     const double* multiplier;

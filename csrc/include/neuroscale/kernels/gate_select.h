@@ -8,7 +8,8 @@
 //
 //     score      T [n], >= 0;  knots, levels T [curve], knots rising
 //     reason     uint8 [n], in/out;  error T [n], out;  refused int64 [n], out (the first refused_count)
-//     parts      int64 [parts_count + 1], work space of the compaction;  refused_count = parts[parts_count]
+//     parts      int64 [parts_count + 1], work space of the compaction, which is done in parts_count pieces of equal
+//                length; refused_count = parts[parts_count]; nothing else depends on parts_count
 //
 // T is float or double. A point's reason depends on its own row alone; all backends agree bit for bit. The caller owns
 // all memory; arrays do not overlap. Nothing here allocates, synchronises or throws.
