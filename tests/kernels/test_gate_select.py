@@ -75,6 +75,46 @@ def test_compiled_and_reference_agree_bit_for_bit(case: Any) -> None:
         np.testing.assert_array_equal(one, other)
 
 
+def beside(values: Floats) -> Floats:
+    """The values and their neighbours on both sides."""
+    up, down = (np.nextafter(values, values.dtype.type(side)) for side in (np.inf, -np.inf))
+    return np.concatenate([values, up, down])
+
+
+CURVES = {
+    "one knot": np.array([0.5]),
+    "uniform": np.linspace(0.0, 1.0, 20),
+    "pairs of neighbours": beside(np.linspace(0.01, 0.9, 21))[:42],
+    "pairs and a last knot far out, as calibrated": np.append(beside(np.linspace(0.01, 0.9, 21))[:42], 1e6),
+    "all but one in a cell": np.append(np.geomspace(1e-12, 1e-6, 60), [1.0, 1e3, 1e6]),
+    "equal knots": np.array([0.2, 0.2, 0.2, 0.4, 0.4, 0.9, 0.9]),
+    "without width": np.full(5, 0.3),
+    "more than are prepared for": np.linspace(0.0, 1.0, 100),
+}
+
+
+@pytest.mark.parametrize("name", CURVES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("odd", [False, True])
+def test_scores_at_and_beside_knots_agree_bit_for_bit(name: str, dtype: Any, odd: bool) -> None:
+    """More than a tile and not a multiple of 64; `odd`: with scores that are not finite among them."""
+    rng = np.random.default_rng(0)
+    knots = np.sort(CURVES[name].astype(dtype))
+    levels = rng.random(len(knots)).astype(dtype)
+    score = np.concatenate([beside(knots), rng.random(3000).astype(dtype), np.array([-1.0, 0.0, 3e38], dtype)])
+    score = rng.permutation(score)
+    if odd:
+        score[::7] = rng.choice(np.array([np.nan, np.inf, -np.inf], dtype), len(score[::7]))
+    before = np.where(rng.random(len(score)) < 0.1, 4, 0).astype(np.uint8)
+    for threshold in (0.3, np.inf, -np.inf):
+        results = []
+        for backend in ("compiled", "reference"):
+            reason, error = before.copy(), np.zeros_like(score)
+            rows = kernels.gate_select(score, threshold, (knots, levels), CODES, reason, error, backend)  # type: ignore[arg-type]
+            results.append((rows.tolist(), reason.tolist(), error.tobytes()))
+        assert results[0] == results[1]
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_by_hand(backend: Any) -> None:
     score = np.array([0.0, 0.5, 1.0, 1.5, np.nan, 0.25, 3.0])
