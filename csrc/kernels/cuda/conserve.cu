@@ -1,7 +1,6 @@
 // Two launches for the sums, one to apply; the chunks of Plan (512 entries) are short enough to fill an H100.
 //
-// sum_chunks: eight neighbouring threads per chunk and column, one for each partial sum. What eight threads load from
-// an
+// sum_chunks: eight neighbouring threads per chunk and column, one for each partial sum. What eight threads load of an
 //     array is whole sectors of 32 bytes; the k columns of a chunk lie side by side, so that one warp asks once for
 //     their rows, volumes and variances. Read per entry: 2 sizeof(T), its row of `values`, with bounds two rows more,
 //     with `entries` 8 bytes. A thread has 8 entries on their way (4 with bounds). 92 registers (float 66, with bounds
