@@ -2,8 +2,8 @@
 // row and a thread eight of these, 32 apart: all their loads are on their way at once, and the bits of a ballot are in
 // order.
 //
-// count_refused: reads sizeof(T) + 1 bytes per point, writes sizeof(T) and each new reason. The curve and its slopes are
-//     in shared memory (3 sizeof(T) per knot, up to 12 KB), where a thread halves. 72 registers (float 51): 768 threads
+// count_refused: reads sizeof(T) + 1 bytes per point, writes sizeof(T) and each new reason. The curve and its slopes
+//     are in shared memory (3 sizeof(T) per knot, at most 12 KB). 72 registers (float 51): 768 threads
 //     per SM with 72 bytes each on their way, about 40 KB keep the memory busy.
 // list_refused: adds up the counts of the parts before its own (from the L2 cache; what 2 000 parts have is less than a
 //     launch costs), then reads 1 byte per point of parts that have refused any and writes 8 per refused point, with a
