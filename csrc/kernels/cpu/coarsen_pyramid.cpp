@@ -12,11 +12,13 @@
 
 namespace neuroscale::kernels::cpu {
 
-constexpr std::int64_t tile = 2048;           // columns that are summed at a time
-constexpr std::int64_t group_bytes = 1 << 16; // of a level that are reduced before the next level goes on
-constexpr std::int64_t wide = 256;            // a row wider than this goes through the tile alone
-constexpr std::int64_t block_bytes = 4096;    // of each plane that are asked for at a time (volumes: twice that)
-constexpr std::int64_t ahead = 2048;          // and how far ahead, both found by trial
+constexpr std::int64_t tile = 2048;                // columns that are summed at a time
+constexpr std::int64_t group_bytes = 1 << 16;      // of a level that are reduced before the next level goes on
+constexpr std::int64_t near_group_bytes = 1 << 18; // the same where the field is near: a group costs time as well
+constexpr std::int64_t near_bytes = 8 << 20; // of a field that may lie in the caches, where asking ahead costs time
+constexpr std::int64_t wide = 256;           // a row wider than this goes through the tile alone
+constexpr std::int64_t block_bytes = 4096;   // of each plane that are asked for at a time (volumes: twice that)
+constexpr std::int64_t ahead = 2048;         // and how far ahead, both found by trial
 
 // Sum over rows[...][x + i] of value(row, i), i < n: n column sums.
 template <typename T, typename Value>
@@ -87,6 +89,7 @@ struct Work {
     const T* fine;
     const T* const* volumes;
     PyramidOutputs<T> outputs;
+    bool near; // the field may lie in the caches
 };
 
 // Coarse rows first ... last - 1 of sums divided by `cells`: many narrow rows at a time, so that the sums across the
@@ -238,7 +241,7 @@ NEUROSCALE_INLINE void reduce_slices(const Work<T>& work, std::int64_t s, const 
     for (T* const* plain : {outputs.mean, outputs.total}) {
         if (plain != nullptr) {
             const T count = plain == outputs.mean ? cells : T(1);
-            reduce_rows<K>(s == 0 ? work.fine : plain[s - 1], level, from, to, count, plain[s], s == 0);
+            reduce_rows<K>(s == 0 ? work.fine : plain[s - 1], level, from, to, count, plain[s], s == 0 && !work.near);
         }
     }
     if (outputs.variance != nullptr) {
@@ -280,7 +283,8 @@ template <typename T>
 NEUROSCALE_INLINE void cascade(const Work<T>& work, const Level* levels, std::int64_t from, std::int64_t to,
                                std::int64_t first, std::int64_t last) {
     const std::int64_t bytes = levels[from].k * levels[from].slice() * std::int64_t(sizeof(T));
-    const std::int64_t group = bytes < group_bytes ? group_bytes / bytes : 1;
+    const std::int64_t most = work.near ? near_group_bytes : group_bytes;
+    const std::int64_t group = bytes < most ? most / bytes : 1;
     for (std::int64_t i = first; i < last; i += group) {
         std::int64_t old = i;
         std::int64_t done = last - i < group ? last : i + group;
@@ -306,7 +310,6 @@ NEUROSCALE_CLONES static void run(const Work<double>& work, const Level* levels,
 template <typename T>
 void coarsen_pyramid(const T* fine, const T* const* volumes, const PyramidOutputs<T>& outputs,
                      const PyramidShape& shape) noexcept {
-    const Work<T> work{fine, volumes, outputs};
     Level levels[max_pyramid_levels];
     std::int64_t depth = shape.depth;
     std::int64_t height = shape.height;
@@ -317,27 +320,25 @@ void coarsen_pyramid(const T* fine, const T* const* volumes, const PyramidOutput
         height /= shape.factor[s];
         width /= shape.factor[s];
     }
-    const std::int64_t cells = shape.fields * shape.depth * shape.height * shape.width;
-    const bool threads = cells * std::int64_t(sizeof(T)) >= worth_threads && max_threads() > 1;
-    const std::int64_t wanted = threads ? 4 * max_threads() : 1;
+    const std::int64_t size = shape.fields * std::int64_t(sizeof(T));
+    const Work<T> work{fine, volumes, outputs, size * shape.depth * shape.height * shape.width <= near_bytes};
     std::int64_t slices = shape.fields * (shape.volume ? shape.depth : shape.height);
-    for (std::int64_t from = 0, to = 0; from < shape.levels && cells > 0; from = to) {
+    for (std::int64_t from = 0, to = 0; from < shape.levels && slices > 0; from = to) {
         // As many levels in one pass as leave enough blocks for all threads.
+        const std::int64_t bytes = size * levels[from].cells_of_field();
+        const std::int64_t threads = bytes >= worth_threads ? max_threads() : 1;
+        const std::int64_t wanted = threads > 1 ? 4 * threads : 1;
         slices /= levels[from].k;
         std::int64_t span = 1;
         for (to = from + 1; to < shape.levels && slices / (span * levels[to].k) >= wanted; ++to) {
             span *= levels[to].k;
         }
         const std::int64_t blocks = slices / span;
+        const std::int64_t parts = parts_of(bytes, threads);
+        share(parts, [&](std::int64_t part) {
+            run(work, levels, from, to, blocks * part / parts * span, blocks * (part + 1) / parts * span);
+        });
         slices /= span;
-        if (!threads) { // not even a region of one thread, which takes as long as a small field
-            run(work, levels, from, to, 0, blocks * span);
-            continue;
-        }
-#pragma omp parallel for schedule(static)
-        for (std::int64_t part = 0; part < wanted; ++part) {
-            run(work, levels, from, to, blocks * part / wanted * span, blocks * (part + 1) / wanted * span);
-        }
     }
 }
 

@@ -23,6 +23,7 @@ struct Level {
 
     NEUROSCALE_INLINE Rows rows() const { return {volume ? k : 1, k, height * width, width}; }
     NEUROSCALE_INLINE std::int64_t cells() const { return (volume ? k : 1) * k * k; }
+    NEUROSCALE_INLINE std::int64_t cells_of_field() const { return depth * height * width; }
     NEUROSCALE_INLINE std::int64_t coarse_rows() const { return volume ? height / k : 1; } // of a slice
     NEUROSCALE_INLINE std::int64_t coarse_width() const { return width / k; }
     NEUROSCALE_INLINE std::int64_t field_rows() const { return (volume ? depth / k : 1) * (height / k); } // coarse

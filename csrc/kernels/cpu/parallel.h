@@ -1,6 +1,7 @@
 // What the CPU kernels share: one binary for several CPUs, and when threads are worth waking.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 #if defined(_OPENMP)
@@ -35,6 +36,33 @@ inline int max_threads() {
 #else
     return 1;
 #endif
+}
+
+// Into how many parts so many bytes are cut for share(): several per thread, none of them small; 1 for one thread.
+inline std::int64_t parts_of(std::int64_t bytes, std::int64_t threads) {
+    constexpr std::int64_t part_bytes = 1 << 18;
+    constexpr std::int64_t most = 16; // per thread
+    const std::int64_t parts = (bytes + part_bytes - 1) / part_bytes;
+    if (threads == 1 || parts < threads) {
+        return threads;
+    }
+    return parts < most * threads ? parts : most * threads;
+}
+
+// work(0) ... work(parts - 1), each by the thread that comes for it first: a thread that sleeps takes tens of
+// microseconds to wake up, a third of the time of a small field, and finds less to do then, instead of being waited
+// for. One part is not even a region of one thread, which takes as long as a tiny field.
+template <typename Work>
+void share(std::int64_t parts, Work work) {
+    if (parts == 1) {
+        work(0);
+        return;
+    }
+    std::atomic<std::int64_t> next{0};
+#pragma omp parallel
+    for (std::int64_t part = next.fetch_add(1); part < parts; part = next.fetch_add(1)) {
+        work(part);
+    }
 }
 
 } // namespace neuroscale::kernels::cpu
