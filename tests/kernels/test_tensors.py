@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -85,6 +86,21 @@ def test_both_ways_read_and_write_the_same(way: Callable[[Any], Any], dtype: tor
     np.testing.assert_array_equal(coarser[1:].numpy(), expected[1])
     assert bool((coarse[0] == 7.0).all())
     assert bool((coarser[0] == 0.0).all())
+
+
+def test_tensors_are_filled_in_place_and_released(way: Callable[[Any], Any]) -> None:
+    field, coarse = way(FIELD), way(torch.zeros(1, 1, 2, 2, dtype=torch.float64))
+    references = sys.getrefcount(field), sys.getrefcount(coarse)
+    for _ in range(100):
+        coarsen(field, [coarse])
+    assert getattr(coarse, "tensor", coarse).tolist() == [[[[2.5, 4.5], [10.5, 12.5]]]]
+    assert (sys.getrefcount(field), sys.getrefcount(coarse)) == references
+
+
+def test_numpy_and_tensors_may_be_mixed(way: Callable[[Any], Any]) -> None:
+    coarse = np.zeros((1, 1, 2, 2))
+    coarsen(way(torch.ones(1, 1, 4, 4, dtype=torch.float64)), [coarse])
+    assert coarse.tolist() == [[[[1.0, 1.0], [1.0, 1.0]]]]
 
 
 def test_empty_tensors_are_taken(way: Callable[[Any], Any]) -> None:
