@@ -157,6 +157,7 @@ __global__ void __launch_bounds__(check_threads, d == 6 ? 4 : 1) check(Tensors<T
 }
 
 // Appends the tensors that are to be projected to the `count` of the list; from `first` on, `rows` windows of a block.
+// The first barrier also waits for those who still read from the list.
 template <typename T>
 __device__ int collect(const Tensors<T>& a, std::int64_t first, int count, std::int64_t* list, int* counts) {
     const auto lane = static_cast<int>(threadIdx.x) % warp;
@@ -211,7 +212,6 @@ __global__ void project(Tensors<T> a) {
                 small_tensor::project<d>(a, list[count + static_cast<int>(threadIdx.x)]);
             }
         }
-        __syncthreads(); // nobody still reads from the list
     }
 }
 
