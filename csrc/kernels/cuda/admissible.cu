@@ -4,14 +4,12 @@
 // check: one thread per tensor. A warp reads its 32 tensors and their bounds in the order of the memory, up to 18 loads
 //     of a thread on their way, and hands them out through shared memory (37 KB a block where d = 6): once 3 d^2
 //     sizeof(T) bytes per wanted tensor, 1 byte written, and d^2 sizeof(T) where it is made symmetric. 128 registers
-//     for d = 6, 74 for 3, 61 for 2, none spilt: 16, 24 and 32 warps per SM, with 74, 55 and 33 KB of doubles on their
+//     for d = 6, 77 for 3, 54 for 2, none spilt: 16, 24 and 36 warps per SM, with 74, 55 and 37 KB of doubles on their
 //     way.
-// project: blocks look through the marks (1 byte per tensor) and collect what failed, 256 tensors apart, so that
-// failures
-//     that lie together go to many blocks and all lanes of a warp project. One thread per failure, which reads it and
-//     its bounds again. 255 registers, 1384 bytes of stack and 228 bytes spilt for d = 6, where the loops of the
-//     eigenvalues stay loops; 116 and 72 registers and no stack for 3 and 2. Where nothing failed it costs its launch
-//     and n bytes.
+// project: a block looks through marks (1 byte per tensor) and collects what failed, from 256 tensors here and there:
+//     failures that lie together go to many blocks, and all lanes of a warp project. One thread per failure reads
+//     the tensor and its bounds again. 255 registers, 144 bytes of stack and 142 bytes spilt for d = 6; 122 and 64
+//     registers and no stack for 3 and 2. Where nothing failed it costs its launch and n bytes.
 #include "neuroscale/kernels/admissible.h"
 
 #include "launch.h"
@@ -143,8 +141,8 @@ __global__ void __launch_bounds__(check_threads, d == 6 ? 4 : 1) check(Tensors<T
     if (rewritten) {
 #pragma unroll
         for (int e = 0; e < d * d; ++e) {
-            memory[lane * padded<d> + e] =
-                static_cast<T>(found.s.m[e / d < e % d ? e / d : e % d][e / d < e % d ? e % d : e / d][0]);
+            const int r = e / d < e % d ? e / d : e % d; // of the upper triangle
+            memory[lane * padded<d> + e] = static_cast<T>(found.s.m[r][e / d + e % d - r][0]);
         }
     }
     if (mask != 0) {
