@@ -286,13 +286,12 @@ NEUROSCALE_INLINE void cascade(const Work<T>& work, const Level* levels, std::in
     const std::int64_t most = work.near ? near_group_bytes : group_bytes;
     const std::int64_t group = bytes < most ? most / bytes : 1;
     for (std::int64_t i = first; i < last; i += group) {
-        std::int64_t old = i;
-        std::int64_t done = last - i < group ? last : i + group;
-        reduce(work, from, levels[from], old, done);
-        for (std::int64_t s = from + 1; s < to && old / levels[s].k < done / levels[s].k; ++s) {
-            old /= levels[s].k;
-            done /= levels[s].k;
-            reduce(work, s, levels[s], old, done);
+        std::int64_t start = i;
+        std::int64_t end = last - i < group ? last : i + group;
+        for (std::int64_t s = from; s < to && start < end; ++s) { // the one place where all is inlined
+            reduce(work, s, levels[s], start, end);
+            start /= s + 1 < to ? levels[s + 1].k : 1;
+            end /= s + 1 < to ? levels[s + 1].k : 1;
         }
     }
 }
