@@ -11,7 +11,7 @@ namespace neuroscale::kernels::cpu {
 
 constexpr int lanes = 8;
 // Tensors that a thread takes at a time: few, as those that are not admissible may lie together in the batch.
-constexpr std::int64_t part = 256;
+constexpr std::int64_t part = 512;
 
 template <int d>
 using Group = small_tensor::Group<d, lanes>;
@@ -85,11 +85,11 @@ struct Waiting {
     }
 };
 
+// Whole groups of tensors.
 template <int d, typename T>
 NEUROSCALE_INLINE void project_range(const Tensors<T>& a, std::int64_t first, std::int64_t last) {
     Waiting<d> waiting;
-    std::int64_t i = first;
-    for (; i + lanes <= last; i += lanes) {
+    for (std::int64_t i = first; i < last; i += lanes) {
         Group<d> group;
         std::uint8_t verdict[lanes];
         load(a, i, group);
@@ -110,9 +110,6 @@ NEUROSCALE_INLINE void project_range(const Tensors<T>& a, std::int64_t first, st
     }
     if (waiting.count > 0) {
         waiting.project(a);
-    }
-    for (; i < last; ++i) {
-        small_tensor::project<d>(a, i);
     }
 }
 
@@ -136,13 +133,26 @@ NEUROSCALE_CLONES static void project_part(const Tensors<double>& a, std::int64_
     project_any(a, first, last);
 }
 
+// The tensors from the first of them on.
+template <typename T>
+static Tensors<T> beyond(const Tensors<T>& a, std::int64_t first) {
+    Tensors<T> rest = a;
+    rest.tensors += first * a.d * a.stride;
+    rest.lower += a.lower == nullptr ? 0 : first * a.d * a.d;
+    rest.upper += a.upper == nullptr ? 0 : first * a.d * a.d;
+    rest.wanted += a.wanted == nullptr ? 0 : first;
+    rest.changed += first;
+    rest.n -= first;
+    return rest;
+}
+
 template <typename T>
 void admissible(const Tensors<T>& a) noexcept {
     const bool threads = a.n * a.d * a.d * std::int64_t(sizeof(T)) * 3 >= worth_threads;
-#pragma omp parallel for schedule(static, 1) if (threads)
-    for (std::int64_t start = 0; start < a.n; start += part) {
-        project_part(a, start, std::min(start + part, a.n));
-    }
+    const std::int64_t whole = a.n / lanes * lanes;
+    share((whole + part - 1) / part,
+          [&](std::int64_t p) { project_part(a, p * part, std::min((p + 1) * part, whole)); }, threads);
+    reference::admissible(beyond(a, whole)); // fewer than a group
 }
 
 template void admissible<float>(const Tensors<float>&) noexcept;

@@ -157,10 +157,9 @@ void gate_select(const Selection<T>& s) noexcept {
         return s.n / s.parts_count * p + s.n % s.parts_count * p / s.parts_count;
     };
     const Curve<T> curve(s);
-#pragma omp parallel for schedule(static) if (threads)
-    for (std::int64_t p = 0; p < s.parts_count; ++p) {
-        s.parts[p] = compare_part(s, curve, start_of(p), start_of(p + 1));
-    }
+    share(
+        s.parts_count, [&](std::int64_t p) { s.parts[p] = compare_part(s, curve, start_of(p), start_of(p + 1)); },
+        threads);
     std::int64_t count = 0;
     for (std::int64_t p = 0; p <= s.parts_count; ++p) {
         const std::int64_t mine = p < s.parts_count ? s.parts[p] : 0;
@@ -170,12 +169,14 @@ void gate_select(const Selection<T>& s) noexcept {
     if (count == 0) {
         return;
     }
-#pragma omp parallel for schedule(static) if (threads)
-    for (std::int64_t p = 0; p < s.parts_count; ++p) {
-        if (s.parts[p + 1] > s.parts[p]) {
-            compact(s.reason, start_of(p), start_of(p + 1), s.refused + s.parts[p]);
-        }
-    }
+    share(
+        s.parts_count,
+        [&](std::int64_t p) {
+            if (s.parts[p + 1] > s.parts[p]) {
+                compact(s.reason, start_of(p), start_of(p + 1), s.refused + s.parts[p]);
+            }
+        },
+        threads);
 }
 
 template void gate_select<float>(const Selection<float>&) noexcept;

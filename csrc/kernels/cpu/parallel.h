@@ -51,11 +51,14 @@ inline std::int64_t parts_of(std::int64_t bytes, std::int64_t threads) {
 
 // work(0) ... work(parts - 1), each by the thread that comes for it first: a thread that sleeps takes tens of
 // microseconds to wake up, a third of the time of a small field, and finds less to do then, instead of being waited
-// for. One part is not even a region of one thread, which takes as long as a tiny field.
+// for. Without `threads`, and with one part, there is not even a region of one thread, which takes as long as a tiny
+// field.
 template <typename Work>
-void share(std::int64_t parts, Work work) {
-    if (parts == 1) {
-        work(0);
+void share(std::int64_t parts, Work work, bool threads = true) {
+    if (!threads || parts == 1) {
+        for (std::int64_t part = 0; part < parts; ++part) {
+            work(part);
+        }
         return;
     }
     std::atomic<std::int64_t> next{0};
