@@ -19,6 +19,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,10 @@ from neuroscale_couple.kernels.conserve import conserve_apply, conserve_sums
 Call = Callable[[], object]
 SUM = "sum alone"
 """What reading a field costs: torch adds it up. No pyramid can be faster on a field beyond the caches."""
-OURS = ("copy", "compiled", "compiled, new arrays", "reference", SUM)
+FILL = "fill alone"
+"""What writing a field costs: torch sets it. Every line is read before it is written to; of a copy, which is compared
+by the bytes that it reads and writes, only half of the lines are."""
+OURS = ("copy", "compiled", "compiled, new arrays", "reference", SUM, FILL)
 """Variants that are no alternatives to a kernel."""
 GOAL_COPY, GOAL_BEST = 0.8, 2.0
 
@@ -73,7 +77,7 @@ def compiled_by_torch(function: Callable[..., Any]) -> Callable[..., Any] | None
     return torch.compile(function) if shutil.which("g++") or shutil.which("clang++") else None
 
 
-def pyramid(name: str, shape: tuple[int, ...], levels: int | list[int], dtype: Any) -> Case:
+def pyramid(name: str, shape: tuple[int, ...], levels: int | list[int], dtype: Any) -> list[Case]:
     """Field to all coarser levels, against torch's chain of average pools."""
     data = np.random.default_rng(0).standard_normal(shape).astype(dtype)
     tensor = torch.from_numpy(data)
@@ -101,10 +105,10 @@ def pyramid(name: str, shape: tuple[int, ...], levels: int | list[int], dtype: A
     if (fast_into := compiled_by_torch(into)) is not None:
         case.calls["torch.compile"] = lambda: fast_into(tensor, outs)
     case.calls["reference"] = lambda: kernels.coarsen_pyramid(data, levels, "reference")
-    return case
+    return [case]
 
 
-def launch(name: str, place: Callable[[Any], Any]) -> Case:
+def launch(name: str, place: Callable[[Any], Any]) -> list[Case]:
     """A call with next to no work: one point of 32², so that its time is what a call costs; per call of 1 000."""
     field = place(np.zeros((1, 1, 32, 32)))
     outs = [place(np.zeros(s)) for s in shapes_of((1, 1, 32, 32), [2] * 5)]
@@ -119,7 +123,7 @@ def launch(name: str, place: Callable[[Any], Any]) -> Case:
     case = Case("coarsen_pyramid", f"launch of one point, {name}", 8 * 1365, 1024)
     case.calls["compiled"] = lambda: kernels.coarsen_pyramid(field, 5, out=outs)
     case.calls["torch avg_pool"] = chain
-    return case
+    return [case]
 
 
 def cells(name: str, n: int, length: int, components: int, shuffled: bool = False) -> list[Case]:
@@ -153,11 +157,12 @@ def cells(name: str, n: int, length: int, components: int, shuffled: bool = Fals
     up = Case("refine_cells", name, 8 * (n * (components + 1) + m * (components + 1)), n * components)
     up.calls["compiled"] = lambda: kernels.refine_cells(coarse, cell_map, out=back)
     up.calls["compiled, new arrays"] = lambda: kernels.refine_cells(coarse, cell_map)
+    up.calls[FILL] = lambda: back.fill_(1.0)
     up.calls["torch index_select"] = lambda: torch.index_select(coarse, 0, owner, out=back)
     return [down, up]
 
 
-def conserve(n: int) -> Case:
+def conserve(n: int) -> list[Case]:
     """One step to exact sums of two of three columns (sums, then change), against plain torch."""
     rng = np.random.default_rng(0)
     values, volumes, variance = rng.standard_normal((n, 3)), rng.random(n) + 0.5, rng.random(n)
@@ -180,10 +185,10 @@ def conserve(n: int) -> Case:
     if (fast := compiled_by_torch(plain)) is not None:
         case.calls["torch.compile"] = lambda: fast(y)
     case.calls["numpy"] = lambda: kernels.conserve(balance, target, backend="numpy")
-    return case
+    return [case]
 
 
-def admissible(n: int, d: int, violated: float) -> Case:
+def admissible(n: int, d: int, violated: float) -> list[Case]:
     """Check and projection between bounds, against NumPy and a mere check by torch.
 
     Before each call the tensors that the last one projected are put back, within the time of the call.
@@ -213,10 +218,10 @@ def admissible(n: int, d: int, violated: float) -> Case:
     case.calls["torch cholesky_ex, check only"] = lambda: (
         torch.linalg.cholesky_ex(tt - tl + 1e-9), torch.linalg.cholesky_ex(tu - tt + 1e-9)
     )  # fmt: skip
-    return case
+    return [case]
 
 
-def gate(n: int) -> Case:
+def gate(n: int) -> list[Case]:
     """Score to reason, estimate and refused rows, against NumPy."""
     rng = np.random.default_rng(0)
     score, curve = rng.random(n), (np.linspace(0.0, 1.0, 20), rng.random(20))
@@ -227,15 +232,15 @@ def gate(n: int) -> Case:
         kernels.gate_select(score, 0.9, curve, (6, 5), reason, error, backend, out=rows)
 
     calls: dict[str, Call] = {"compiled": lambda: run("compiled"), "numpy": lambda: run("numpy")}
-    return Case("gate_select", f"{n:,} points", 18 * n, 30 * n, calls)
+    return [Case("gate_select", f"{n:,} points", 18 * n, 30 * n, calls)]
 
 
 def cases(quick: bool, memory: float) -> list[Callable[[], list[Case]]]:
     """Makers of all cases, small to large; fields up to `memory` bytes."""
     few = 10 if quick else 1
     makers: list[Callable[[], list[Case]]] = [
-        lambda: [launch("NumPy", np.asarray)],
-        lambda: [launch("torch", torch.from_numpy)],
+        partial(launch, "NumPy", np.asarray),
+        partial(launch, "torch", torch.from_numpy),
     ]
     for dtype in (np.float32, np.float64):
         for name, shape, levels in (
@@ -245,11 +250,12 @@ def cases(quick: bool, memory: float) -> list[Callable[[], list[Case]]]:
             ("plane, factors 3", (80 // few, 3, 486, 486), [3, 3, 3]),
             ("volume", (300 // few, 6, 32, 32, 32), 5),
         ):
-            makers.append(lambda a=name, b=shape, c=levels, d=dtype: [pyramid(a, b, c, d)])  # type: ignore[misc]
+            makers.append(partial(pyramid, name, shape, levels, dtype))
     if not quick:
         points = int(min(8e9, memory) / (8 * 3 * 512 * 512))
-        name = f"plane, {points * 8 * 3 * 512 * 512 / 1e9:.1f} GB"
-        makers.append(lambda: [pyramid(name, (points, 3, 512, 512), 6, np.float64)])
+        makers.append(
+            partial(pyramid, f"plane, {points * 8 * 3 * 512 * 512 / 1e9:.1f} GB", (points, 3, 512, 512), 6, np.float64)
+        )
     n = 4_000_000 // few
     for name, length, components in (
         ("8 cells", 8, 1),
@@ -257,12 +263,11 @@ def cases(quick: bool, memory: float) -> list[Callable[[], list[Case]]]:
         ("64 cells", 64, 3),
         ("1e5 cells", 10**5, 1),
     ):
-        title = f"{name} x {components} components"
-        makers.append(lambda a=title, b=length, c=components: cells(a, n, b, c))  # type: ignore[misc]
-    makers.append(lambda: cells("8 cells x 1, random order", n, 8, 1, shuffled=True))
-    makers += [lambda: [conserve(100_000)], lambda: [conserve(n)], lambda: [gate(100_000)], lambda: [gate(n)]]
+        makers.append(partial(cells, f"{name} x {components} components", n, length, components))
+    makers.append(partial(cells, "8 cells x 1, random order", n, 8, 1, shuffled=True))
+    makers += [partial(conserve, 100_000), partial(conserve, n), partial(gate, 100_000), partial(gate, n)]
     for d in (2, 3, 6):
-        makers += [lambda d=d: [admissible(100_000 // few, d, 0.0)], lambda d=d: [admissible(100_000 // few, d, 0.1)]]  # type: ignore[misc]
+        makers += [partial(admissible, 100_000 // few, d, violated) for violated in (0.0, 0.1)]
     return makers
 
 
@@ -270,17 +275,28 @@ def measure(case: Case, repeats: int) -> list[dict[str, Any]]:
     """One row per variant; a copy of a field with half the case's bytes (read + write = the same) beside them."""
     source = torch.zeros(max(case.bytes // 16, 1), dtype=torch.float64).fill_(1.0)
     target = torch.empty_like(source)
-    seconds = least_seconds({"copy": lambda: target.copy_(source), **case.calls}, repeats)
-    copy = seconds["copy"]
+    return rows_of(case, least_seconds({"copy": lambda: target.copy_(source), **case.calls}, repeats))
+
+
+def rows_of(case: Case, seconds: dict[str, float]) -> list[dict[str, Any]]:
+    """One row per variant, compared with the copy and the best alternative among them."""
     best = min(s for name, s in seconds.items() if name not in OURS)
     return [
         {
             "kernel": case.kernel, "case": case.name, "bytes": case.bytes, "operations": case.operations,
-            "variant": name, "seconds": value, "gb_per_s": case.bytes / value / 1e9,
-            "times_copy": copy / value, "times_best": best / value,
+            "variant": name, "alternative": name not in OURS, "seconds": value,
+            "gb_per_s": case.bytes / value / 1e9, "times_copy": seconds["copy"] / value, "times_best": best / value,
         }
         for name, value in seconds.items()
     ]  # fmt: skip
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row to be printed."""
+    return (
+        f"{row['kernel']:<16} {row['case']:<34} {row['variant']:<30} {1e3 * row['seconds']:9.4f} ms"
+        f" {row['gb_per_s']:7.1f} GB/s {row['times_copy']:6.2f} x copy {row['times_best']:7.2f} x best"
+    )
 
 
 def roofline(rows: list[dict[str, Any]], path: Path) -> None:
@@ -337,11 +353,7 @@ def main() -> None:
             torch.compiler.reset()
             for r in measure(case, 3 if options.quick else 15):
                 rows.append(r)
-                print(
-                    f"{r['kernel']:<16} {r['case']:<30} {r['variant']:<30} {1e3 * r['seconds']:9.3f} ms"
-                    f" {r['gb_per_s']:6.1f} GB/s {r['times_copy']:6.2f} x copy {r['times_best']:6.2f} x best",
-                    flush=True,
-                )
+                print(line(r), flush=True)
     if options.json:
         machine = {"cpu": cpu_name(), "threads": threads, "torch": torch.__version__}
         if options.quick:

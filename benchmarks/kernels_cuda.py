@@ -21,12 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from kernels import Call, Case, compiled_by_torch, roofline
+from kernels import Call, Case, compiled_by_torch, line, roofline, rows_of
 
 from neuroscale_couple import kernels
 from neuroscale_couple.kernels.coarsen_pyramid import shapes_of
 
-OURS = ("copy", "compiled")
 GOAL_COPY, GOAL_BEST, GOAL_LAUNCH_US = 0.85, 2.0, 10.0
 LARGE = 256e6
 """Bytes of a field beyond which the goal for the bandwidth holds."""
@@ -209,15 +208,7 @@ def measure(case: Case, repeats: int, device: str) -> list[dict[str, Any]]:
     for call in calls.values():
         call()
     seconds = {name: min(seconds_of(call, device) for _ in range(repeats)) for name, call in calls.items()}
-    best = min(s for name, s in seconds.items() if name not in OURS)
-    return [
-        {
-            "kernel": case.kernel, "case": case.name, "bytes": case.bytes, "operations": case.operations,
-            "variant": name, "seconds": value, "gb_per_s": case.bytes / value / 1e9,
-            "times_copy": seconds["copy"] / value, "times_best": best / value,
-        }
-        for name, value in seconds.items()
-    ]  # fmt: skip
+    return rows_of(case, seconds)
 
 
 def launch(device: str, calls: int = 1000) -> float:
@@ -267,11 +258,7 @@ def main() -> None:
             torch.compiler.reset()
             for r in measure(case, 3 if options.quick else 20, device):
                 rows.append(r)
-                print(
-                    f"{r['kernel']:<16} {r['case']:<34} {r['variant']:<30} {1e6 * r['seconds']:11.1f} us"
-                    f" {r['gb_per_s']:7.1f} GB/s {r['times_copy']:6.2f} x copy {r['times_best']:7.2f} x best",
-                    flush=True,
-                )
+                print(line(r), flush=True)
     call = launch(device)
     print(f"a call on 1 000 points of 32²: {call:.1f} us of the host (goal: under {GOAL_LAUNCH_US:g})")
     replay = graph_microseconds() if device == "cuda" else None

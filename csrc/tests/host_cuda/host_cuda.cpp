@@ -43,15 +43,16 @@ namespace {
 constexpr std::size_t stack_bytes = 256 * 1024;
 constexpr std::size_t most_shared_bytes = 48 * 1024; // what a kernel gets without asking for more
 constexpr unsigned most_threads = 1024;
-constexpr unsigned warp = 32;
+constexpr unsigned warp_size = 32;
 
 enum class Wait { none, block, warp, ended };
 
 // Threads that wait for each other: a whole block, or those of a warp from one lane on, by their number.
-constexpr unsigned groups = 1 + warp * warp;
+constexpr unsigned groups = 1 + warp_size * warp_size;
 
 unsigned group_of(unsigned mask) {
-    return 1 + static_cast<unsigned>(__builtin_ctz(mask)) * warp + static_cast<unsigned>(__builtin_popcount(mask)) - 1;
+    return 1 + static_cast<unsigned>(__builtin_ctz(mask)) * warp_size +
+           static_cast<unsigned>(__builtin_popcount(mask)) - 1;
 }
 
 struct Unmap {
@@ -74,7 +75,7 @@ struct Fiber {
 // each warp, which take turns.
 struct Block {
     std::unique_ptr<unsigned char[]> shared;
-    std::unique_ptr<char[]> marks = std::make_unique<char[]>(most_threads / warp * groups * 2);
+    std::unique_ptr<char[]> marks = std::make_unique<char[]>(most_threads / warp_size * groups * 2);
 };
 
 ucontext_t scheduler;
@@ -140,7 +141,7 @@ void pause(Wait wait, int line, unsigned mask) {
 // Waits with the others of a group; what they did before comes before what this thread does next. A mark serves every
 // second barrier: who leaves one late must not take along what others did on their way to the next.
 void wait_together(Wait wait, int line, unsigned group, unsigned mask) {
-    const unsigned of_warp = group == 0 ? 0 : running / warp;
+    const unsigned of_warp = group == 0 ? 0 : running / warp_size;
     char* mark = &block->marks[(of_warp * groups + group) * 2 + fibers[running].passed[group]++ % 2];
     release(mark);
     pause(wait, line, mask);
@@ -194,7 +195,7 @@ std::vector<unsigned> order_of(unsigned threads) {
 // Whether all threads of the warp from `first` on that `mask` names wait in `line` for each other.
 bool all_here(unsigned first, unsigned mask, int line) {
     bool all = true;
-    for (unsigned t = first; t < first + warp; ++t) {
+    for (unsigned t = first; t < first + warp_size; ++t) {
         if ((mask >> (t - first) & 1U) == 0) {
             continue;
         }
@@ -209,7 +210,7 @@ bool all_here(unsigned first, unsigned mask, int line) {
 // Lets those threads of the warp from `first` on go that wait for nobody any more.
 bool release_warp(unsigned first) {
     bool released = false;
-    const unsigned last = std::min(static_cast<unsigned>(fibers.size()), first + warp);
+    const unsigned last = std::min(static_cast<unsigned>(fibers.size()), first + warp_size);
     for (unsigned t = first; t < last; ++t) {
         const unsigned mask = fibers[t].mask;
         if (fibers[t].wait != Wait::warp || !all_here(first, mask, fibers[t].line)) {
@@ -266,7 +267,7 @@ void run_block(const std::vector<unsigned>& order) {
             }
         }
         more = false;
-        for (unsigned first = 0; first < fibers.size(); first += warp) {
+        for (unsigned first = 0; first < fibers.size(); first += warp_size) {
             more = release_warp(first) || more;
         }
         more = more || release_block();
@@ -322,14 +323,14 @@ int wait_for_block(int line, bool value) {
 }
 
 void wait_for_warp(unsigned mask, int line) {
-    if ((mask >> (running % warp) & 1U) == 0) {
+    if ((mask >> (running % warp_size) & 1U) == 0) {
         fail("line " + std::to_string(line) + ": the mask does not name the thread that gives it");
     }
     wait_together(Wait::warp, line, group_of(mask), mask);
 }
 
 std::uint64_t exchange(unsigned mask, std::uint64_t mine, int lane, int line) {
-    const unsigned first = running / warp * warp;
+    const unsigned first = running / warp_size * warp_size;
     if ((mask >> lane & 1U) == 0) {
         fail("line " + std::to_string(line) + ": lane " + std::to_string(lane) + " takes no part in the exchange");
     }
@@ -341,11 +342,11 @@ std::uint64_t exchange(unsigned mask, std::uint64_t mine, int lane, int line) {
 }
 
 unsigned ballot(unsigned mask, bool mine, int line) {
-    const unsigned first = running / warp * warp;
+    const unsigned first = running / warp_size * warp_size;
     fibers[running].given = mine ? 1 : 0;
     wait_for_warp(mask, line);
     unsigned bits = 0;
-    for (unsigned lane = 0; lane < warp; ++lane) {
+    for (unsigned lane = 0; lane < warp_size; ++lane) {
         if ((mask >> lane & 1U) != 0) {
             bits |= static_cast<unsigned>(fibers[first + lane].given) << lane;
         }
