@@ -30,6 +30,7 @@ int main(int, char** arguments) {
     return error;
 }
 """
+WARP = "shared[i] = float(all); __syncwarp(0xffffffffu); values[all] = shared[i ^ 1];"
 RIGHT = "shared[i] = float(all); __syncthreads(); values[all] = shared[63 - i];"
 MIRRORED = " ".join(str(63 - i) for i in range(64)) + " 127 126"
 ADD = (
@@ -38,6 +39,7 @@ ADD = (
 )
 ANSWERS = {
     RIGHT: MIRRORED,
+    WARP: "1 0 3 2 5 4",
     ADD: "28 28 28",
     "values[all] = float(__popc(__ballot_sync(0xffffffffu, i % 4 == 0)));": "8 8 8",
     "values[all] = float(__syncthreads_count(i < 5));": "5 5 5",
@@ -49,6 +51,8 @@ RACING = [
     "shared[i] = 0; __syncthreads(); shared[63 - i] = 1; values[all] = shared[i];",  # one too few
     "values[i] = float(all);",  # two blocks write to one place
     "__syncthreads(); values[blockIdx.x == 0 ? i : 63 - i] = 1;",  # a barrier is of one block
+    "shared[i] = 1; __ballot_sync(0xffffffffu, true); values[all] = shared[i ^ 1];",  # a vote orders no memory
+    "shared[i] = 1; values[all] = __shfl_sync(0xffffffffu, 1.0F, 0, 32) + shared[i ^ 1];",  # nor does a shuffle
 ]
 MISTAKES = {
     "if (i < 40) { __syncthreads(); } else { __syncwarp(0xffffffffu); }": "for others that never come there",

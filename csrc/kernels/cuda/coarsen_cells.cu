@@ -105,6 +105,7 @@ __device__ __forceinline__ void sum_chunks(double* products, const Work& work, i
         sum += __shfl_xor_sync(whole_warp, sum, 4, 32);
         sum += __shfl_xor_sync(whole_warp, sum, 2, 32);
         sum += __shfl_xor_sync(whole_warp, sum, 1, 32);
+        __syncwarp(whole_warp); // a place may have been read by more threads than those whose sum goes there
         if (lane == 0 && own < count) {
             products[slot(j * work.width + k)] = sum;
         }

@@ -322,11 +322,21 @@ int wait_for_block(int line, bool value) {
     return counted;
 }
 
-void wait_for_warp(unsigned mask, int line) {
+static void expect_in(unsigned mask, int line) {
     if ((mask >> (running % warp_size) & 1U) == 0) {
         fail("line " + std::to_string(line) + ": the mask does not name the thread that gives it");
     }
+}
+
+void wait_for_warp(unsigned mask, int line) {
+    expect_in(mask, line);
     wait_together(Wait::warp, line, group_of(mask), mask);
+}
+
+// Votes and shuffles wait for the warp as well, but say nothing of the memory that others have written.
+static void meet(unsigned mask, int line) {
+    expect_in(mask, line);
+    pause(Wait::warp, line, mask);
 }
 
 std::uint64_t exchange(unsigned mask, std::uint64_t mine, int lane, int line) {
@@ -335,23 +345,23 @@ std::uint64_t exchange(unsigned mask, std::uint64_t mine, int lane, int line) {
         fail("line " + std::to_string(line) + ": lane " + std::to_string(lane) + " takes no part in the exchange");
     }
     fibers[running].given = mine;
-    wait_for_warp(mask, line);
+    meet(mask, line);
     const std::uint64_t found = fibers[first + static_cast<unsigned>(lane)].given;
-    wait_for_warp(mask, -line); // nobody gives again before all have read
+    meet(mask, -line); // nobody gives again before all have read
     return found;
 }
 
 unsigned ballot(unsigned mask, bool mine, int line) {
     const unsigned first = running / warp_size * warp_size;
     fibers[running].given = mine ? 1 : 0;
-    wait_for_warp(mask, line);
+    meet(mask, line);
     unsigned bits = 0;
     for (unsigned lane = 0; lane < warp_size; ++lane) {
         if ((mask >> lane & 1U) != 0) {
             bits |= static_cast<unsigned>(fibers[first + lane].given) << lane;
         }
     }
-    wait_for_warp(mask, -line);
+    meet(mask, -line);
     return bits;
 }
 
