@@ -108,9 +108,17 @@ build-strict: setup-test
 		-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) >build/strict.log || { cat build/strict.log; exit 1; }
 	@$(BIN)/cmake --build build/strict
 
-# tests/fenicsx skips here, and is counted, where it cannot run in its own environment below
+# Tests that leave a core idle run in two workers, each file in one; the others start solvers and ranks of their own.
+# tests/fenicsx skips here, and is counted, where it cannot run in its own environment below.
+TWO_WORKERS := tests/contract tests/docs tests/kernels tests/unit
 pytest: setup-test
-	$(BIN)/python -m pytest -q -rs $$([ ! -e .venv-fenicsx/ready ] || echo --ignore=tests/fenicsx) $(PYTEST)
+ifdef PYTEST
+	$(BIN)/python -m pytest -q -rs $(PYTEST)
+else
+	$(BIN)/python -m pytest -q -rs -n 2 --dist loadfile $(TWO_WORKERS)
+	$(BIN)/python -m pytest -q -rs $(addprefix --ignore=,$(TWO_WORKERS)) \
+		$$([ ! -e .venv-fenicsx/ready ] || echo --ignore=tests/fenicsx)
+endif
 
 pytest-fenicsx: setup-fenicsx
 	@[ ! -e .venv-fenicsx/ready ] || PATH="$(CURDIR)/.venv-fenicsx/bin:/usr/bin:/bin:$(OUTER_PATH)" \
