@@ -248,6 +248,9 @@ def cases(quick: bool, memory: float) -> list[Callable[[], list[Case]]]:
             ("plane, small cells", (20000 // few, 3, 32, 32), 5),
             ("plane, large cells", (80 // few, 3, 512, 512), 6),
             ("plane, factors 3", (80 // few, 3, 486, 486), [3, 3, 3]),
+            ("plane, factors 4", (80 // few, 3, 512, 512), [4, 4]),
+            ("plane, factor 16", (80 // few, 3, 512, 512), [16]),
+            ("plane, factor 64", (80 // few, 3, 512, 512), [64]),
             ("volume", (300 // few, 6, 32, 32, 32), 5),
         ):
             makers.append(partial(pyramid, name, shape, levels, dtype))

@@ -3,10 +3,10 @@
 // and every cell is computed alone, so the result does not depend on the number of threads.
 #include "neuroscale/kernels/coarsen_pyramid.h"
 
+#include "columns.h"
 #include "halve.h"
 #include "level.h"
 #include "parallel.h"
-#include "thirds.h"
 
 #include <initializer_list>
 
@@ -141,9 +141,9 @@ NEUROSCALE_INLINE void reduce_wide(const T* __restrict source, const Level& leve
             if constexpr (K == 2) {
                 level.volume ? halve_row<true>(from, level.width, rows.to_plane, count, T(1) / cells, to)
                              : halve_row<false>(from, level.width, rows.to_plane, count, T(1) / cells, to);
-            } else if constexpr (K == 3) {
-                level.volume ? third_row<true>(from, level.width, rows.to_plane, count, cells, to)
-                             : third_row<false>(from, level.width, rows.to_plane, count, cells, to);
+            } else if constexpr (K == 3 || K == 4) {
+                level.volume ? block_row<K, true>(from, level.width, rows.to_plane, count, cells, to)
+                             : block_row<K, false>(from, level.width, rows.to_plane, count, cells, to);
             } else {
                 add_rows(rows, count * level.k, columns, [=](std::int64_t at, std::int64_t i) { return from[at + i]; });
                 add_columns<K>(columns, level.k, count, cells, to);
@@ -170,21 +170,26 @@ NEUROSCALE_INLINE void reduce_rows(const T* source, const Level& level, std::int
         }
         // A slice of small planes is one block: the next is asked for in the order of the memory, between the
         // additions.
+        const bool fetches = K == 2 || K == 3; // more rows at once are fetched well enough without being asked for
         const bool between = K == 2 && far && level.volume && rows.to_plane * size <= block && level.width * size >= 64;
         const std::int64_t distance = between ? rows.to_plane + ahead / size : 0;
-        if (far && blocks && !between) {
+        if (far && blocks && !between && fetches) {
             fetch_ahead(source + level.source(row), rows.planes, rows.to_plane, (end - row) * bytes);
         }
         std::int64_t left = row;
-        if (K == 2 && blocks) {
-            left = level.volume ? halve<true>(source, level, row, end, T(1) / cells, out, distance)
-                                : halve<false>(source, level, row, end, T(1) / cells, out, distance);
-        } else if (K == 3 && blocks) {
-            left = level.volume ? third<true>(source, level, row, end, cells, out)
-                                : third<false>(source, level, row, end, cells, out);
+        if constexpr (K == 2) {
+            if (blocks) {
+                left = level.volume ? halve<true>(source, level, row, end, T(1) / cells, out, distance)
+                                    : halve<false>(source, level, row, end, T(1) / cells, out, distance);
+            }
+        } else if constexpr (K > 0) {
+            if (blocks) {
+                left = level.volume ? block_rows<K, true>(source, level, row, end, cells, out)
+                                    : block_rows<K, false>(source, level, row, end, cells, out);
+            }
         }
         if (level.width > wide) {
-            reduce_wide<K>(source, level, left, end, cells, out, far && !blocks);
+            reduce_wide<K>(source, level, left, end, cells, out, far && !blocks && fetches);
         } else {
             reduce_narrow<K>(source, level, left, end, cells, out);
         }
