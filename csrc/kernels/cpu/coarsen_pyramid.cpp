@@ -293,7 +293,7 @@ NEUROSCALE_INLINE void cascade(const Work<T>& work, const Level* levels, std::in
     for (std::int64_t i = first; i < last; i += group) {
         std::int64_t start = i;
         std::int64_t end = last - i < group ? last : i + group;
-        for (std::int64_t s = from; s < to && start < end; ++s) { // the one place where all is inlined
+        for (std::int64_t s = from; s < to && start < end; ++s) { // one call: all of it is inlined here
             reduce(work, s, levels[s], start, end);
             start /= s + 1 < to ? levels[s + 1].k : 1;
             end /= s + 1 < to ? levels[s + 1].k : 1;

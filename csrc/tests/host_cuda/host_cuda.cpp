@@ -148,6 +148,18 @@ void wait_together(Wait wait, int line, unsigned group, unsigned mask) {
     acquire(mark);
 }
 
+void expect_in(unsigned mask, int line) {
+    if ((mask >> (running % warp_size) & 1U) == 0) {
+        fail("line " + std::to_string(line) + ": the mask does not name the thread that gives it");
+    }
+}
+
+// Votes and shuffles wait for the warp as well, but say nothing of the memory that others have written.
+void meet(unsigned mask, int line) {
+    expect_in(mask, line);
+    pause(Wait::warp, line, mask);
+}
+
 // A fiber's whole life; it serves one thread of every block of a launch, one block after the other. To ThreadSanitizer
 // each block has threads of its own.
 void live() {
@@ -322,21 +334,9 @@ int wait_for_block(int line, bool value) {
     return counted;
 }
 
-static void expect_in(unsigned mask, int line) {
-    if ((mask >> (running % warp_size) & 1U) == 0) {
-        fail("line " + std::to_string(line) + ": the mask does not name the thread that gives it");
-    }
-}
-
 void wait_for_warp(unsigned mask, int line) {
     expect_in(mask, line);
     wait_together(Wait::warp, line, group_of(mask), mask);
-}
-
-// Votes and shuffles wait for the warp as well, but say nothing of the memory that others have written.
-static void meet(unsigned mask, int line) {
-    expect_in(mask, line);
-    pause(Wait::warp, line, mask);
 }
 
 std::uint64_t exchange(unsigned mask, std::uint64_t mine, int lane, int line) {
